@@ -1,0 +1,77 @@
+"""Builds the protobuf stubs into `protos/gen`, and the image that `buf` checks.
+
+hatchling runs `StubsHook` for every build, editable ones too, so an edited .proto reaches the code
+with the next `uv run`. `python protos/build.py IMAGE` writes the image alone.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import grpc_tools
+from google.protobuf import descriptor_pb2
+from grpc_tools import protoc
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from protovalidate._gen.buf.validate import validate_pb  # its descriptor has no public address
+
+PROTOS = Path(__file__).parent
+GEN = PROTOS / "gen"
+VALIDATE = "buf/validate/validate.proto"
+GOOGLE = Path(grpc_tools.__file__).parent / "_proto"
+
+
+def run(*arguments: str) -> None:
+    """Compiles every .proto file, with the protovalidate descriptor at hand."""
+    files = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.glob("byline/**/*.proto"))
+    with TemporaryDirectory() as folder:
+        known = Path(folder, "validate.binpb")
+        known.write_bytes(_validate_descriptor(Path(folder, "google.binpb")))
+        command = ["protoc", f"-I{PROTOS}", f"--descriptor_set_in={known}", *arguments, *files]
+        if protoc.main(command) != 0:
+            raise RuntimeError("protoc failed: " + " ".join(command))
+
+
+def _validate_descriptor(scratch: Path) -> bytes:
+    """The descriptor of validate.proto and of what it imports, which protoc wants along."""
+    imports = validate_pb.desc().proto.dependency
+    status = protoc.main(
+        ["protoc", f"-I{GOOGLE}", "--include_imports", f"--descriptor_set_out={scratch}", *imports]
+    )
+    if status != 0:
+        raise RuntimeError("protoc failed on " + ", ".join(imports))
+    known = descriptor_pb2.FileDescriptorSet.FromString(scratch.read_bytes())
+    known.file.add().ParseFromString(validate_pb.desc().proto.to_binary())
+    return known.SerializeToString()
+
+
+def build_stubs() -> None:
+    """Writes the message and service modules and their type stubs."""
+    shutil.rmtree(GEN, ignore_errors=True)
+    GEN.mkdir()
+    run(
+        f"--python_out={GEN}",
+        f"--grpc_python_out={GEN}",
+        f"--mypy_out={GEN}",
+        f"--mypy_grpc_out=only_async:{GEN}",
+    )
+    run(f"--python_out={GEN}", f"--mypy_out={GEN}", VALIDATE)
+
+
+def build_image(path: str) -> None:
+    """Writes the descriptor set, with comments, that `buf lint` and `buf breaking` take."""
+    run("--include_imports", "--include_source_info", f"--descriptor_set_out={path}")
+
+
+class StubsHook(BuildHookInterface[Any]):
+    """Makes the stubs part of every build."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Builds the stubs before hatchling collects files."""
+        del version, build_data
+        build_stubs()
+
+
+if __name__ == "__main__":
+    build_image(sys.argv[1])
