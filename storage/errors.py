@@ -1,0 +1,128 @@
+"""What storage can refuse, and how the database's own errors become it.
+
+Driver errors are told apart by SQLSTATE and constraint name, never by message text.
+"""
+
+from sqlalchemy.exc import DBAPIError
+
+# The unique keys by constraint name: which resource and which of its fields a caller knows them by.
+UNIQUE_KEYS = {
+    "uq_users_email_key": ("user", "email"),
+    "uq_users_username_key": ("user", "username"),
+}
+
+
+class StorageError(Exception):
+    """The base of everything that storage raises on purpose."""
+
+
+class NotFound(StorageError):
+    """There is no such row.
+
+    Args:
+        resource: what was looked for, in the singular: `user`.
+        name: the key it was looked for by, as the caller gave it.
+    """
+
+    def __init__(self, resource: str, name: object) -> None:
+        super().__init__(f"{resource} {name} does not exist")
+        self.resource = resource
+        self.name = str(name)
+
+
+class AlreadyExists(StorageError):
+    """Another row has the same unique value.
+
+    Args:
+        resource: what it is that exists: `user`.
+        field: the field whose value is taken: `email`.
+    """
+
+    def __init__(self, resource: str, field: str) -> None:
+        super().__init__(f"a {resource} with this {field} already exists")
+        self.resource = resource
+        self.field = field
+
+
+class StillReferenced(StorageError):
+    """Another row refers to this one, so it cannot go."""
+
+
+class Stale(StorageError):
+    """The row has changed since the caller read it."""
+
+    def __init__(self, resource: str, name: object) -> None:
+        super().__init__(f"{resource} {name} has changed since it was read")
+        self.resource = resource
+        self.name = str(name)
+
+
+class Contention(StorageError):
+    """A serialization failure, a deadlock or a lost race: another try may succeed."""
+
+
+class PoolTimeout(StorageError):
+    """No connection came free within the pool's wait."""
+
+
+class LockTimeout(StorageError):
+    """A lock was not granted within lock_timeout."""
+
+
+class StatementTimeout(StorageError):
+    """A statement ran into statement_timeout."""
+
+
+class DatabaseDown(StorageError):
+    """The database cannot be reached, is shutting down, is read-only or has no room."""
+
+
+class Unexpected(StorageError):
+    """An error of the database that no caller can cause: a fault in Byline or in its schema."""
+
+
+_BY_SQLSTATE: dict[str, type[StorageError]] = {
+    "23001": StillReferenced,  # restrict_violation
+    "23503": StillReferenced,  # foreign_key_violation
+    "25006": DatabaseDown,  # read_only_sql_transaction: a standby, after a failover
+    "3D000": DatabaseDown,  # invalid_catalog_name: the database is not there
+    "40001": Contention,  # serialization_failure
+    "40P01": Contention,  # deadlock_detected
+    "55P03": LockTimeout,  # lock_not_available
+    "57014": StatementTimeout,  # query_canceled
+}
+
+_BY_CLASS: dict[str, type[StorageError]] = {
+    "08": DatabaseDown,  # connection exception
+    "28": DatabaseDown,  # invalid authorization
+    "40": Contention,  # transaction rollback
+    "53": DatabaseDown,  # insufficient resources: connections, disk, memory
+    "57": DatabaseDown,  # operator intervention: shutdown, crash, not accepting connections
+    "58": DatabaseDown,  # system error outside the database
+}
+
+UNIQUE_VIOLATION = "23505"
+
+
+def of_sqlstate(sqlstate: str, constraint: str = "") -> StorageError:
+    """Returns the storage error that a SQLSTATE means.
+
+    Args:
+        sqlstate: five characters, by PostgreSQL's Appendix A.
+        constraint: the name of the constraint that was broken, if one was.
+    """
+    if sqlstate == UNIQUE_VIOLATION and constraint in UNIQUE_KEYS:
+        return AlreadyExists(*UNIQUE_KEYS[constraint])
+    kind = _BY_SQLSTATE.get(sqlstate) or _BY_CLASS.get(sqlstate[:2]) or Unexpected
+    return kind(f"SQLSTATE {sqlstate}")
+
+
+def translate(error: DBAPIError) -> StorageError:
+    """Returns the storage error that a driver error means."""
+    if error.connection_invalidated:
+        return DatabaseDown("the connection was lost")
+    driver_error = getattr(error.orig, "driver_exception", None)
+    sqlstate = getattr(driver_error, "sqlstate", None)
+    if sqlstate is None:
+        return Unexpected(type(driver_error or error.orig).__name__)
+    return of_sqlstate(sqlstate, getattr(driver_error, "constraint_name", None) or "")

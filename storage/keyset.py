@@ -1,0 +1,99 @@
+"""Pages by key: a page starts after the last row of the one before, never at an offset.
+
+The thousandth page costs what the first does, and a row that is there throughout is seen exactly
+once, whatever is inserted or deleted meanwhile.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
+
+from sqlalchemy import Select, tuple_
+
+from storage.dialects import row_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sqlalchemy.orm import InstrumentedAttribute
+
+Row = TypeVar("Row", bound=tuple[Any, ...])
+Value = int | str | datetime
+
+
+class Order(NamedTuple):
+    """How a list is sorted: by one field, ties broken by id in the same direction."""
+
+    field: str
+    descending: bool = False
+
+
+class Cursor(NamedTuple):
+    """Where a page ended: the sort value and the id of its last row."""
+
+    value: Value
+    id: int
+
+
+class Window(NamedTuple):
+    """Which page of a list is wanted.
+
+    Args:
+        order: how the list is sorted.
+        after: where the page before ended; None for the first page.
+        limit: rows of a page.
+    """
+
+    order: Order
+    after: Cursor | None
+    limit: int
+
+
+class Page(NamedTuple, Generic[Row]):
+    """Some rows, and where the next page starts; None on the last page."""
+
+    rows: Sequence[Row]
+    next: Cursor | None
+
+
+def paged(
+    statement: Select[*tuple[Any, ...]],
+    window: Window,
+    columns: Mapping[str, InstrumentedAttribute[Any]],
+) -> Select[*tuple[Any, ...]]:
+    """Returns the statement narrowed to one page and one row more, sorted.
+
+    Args:
+        statement: selects the rows.
+        window: which page.
+        columns: what each field that can be ordered by is in SQL, `id` among them.
+    """
+    order, after, limit = window
+    column, tie = columns[order.field], columns["id"]
+    by = [tie] if column is tie else [column, tie]
+    if after is not None:
+        values = [after.id] if column is tie else [after.value, after.id]
+        here, there = tuple_(*by), tuple_(*values)
+        statement = statement.where(here < there if order.descending else here > there)
+    return statement.order_by(
+        *(part.desc() if order.descending else part.asc() for part in by)
+    ).limit(row_limit(limit + 1))
+
+
+def page(
+    rows: Sequence[Row], window: Window, values: Mapping[str, Callable[[Row], Value]]
+) -> Page[Row]:
+    """Returns the page that the rows of a `paged` statement make.
+
+    Args:
+        rows: what the statement returned, at most one more than the page holds.
+        window: which page.
+        values: how each field that can be ordered by is read off a row, `id` among them.
+    """
+    if len(rows) <= window.limit:
+        return Page(rows, None)
+    rows = rows[: window.limit]
+    last = rows[-1]
+    value, tie = values[window.order.field](last), values["id"](last)
+    return Page(rows, Cursor(value, cast("int", tie)))

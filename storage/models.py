@@ -1,0 +1,105 @@
+"""Every table, once: the migrations are checked against these, the SQL is built from them."""
+
+from __future__ import annotations
+
+from datetime import datetime  # noqa: TC003 - SQLAlchemy reads the annotations
+from enum import StrEnum
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    MetaData,
+    String,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from storage.casefold import EXPANSION
+
+
+class Base(DeclarativeBase):
+    """Names every constraint, so that migrations and error translation can rely on the names."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class Role(StrEnum):
+    """What a user may do, as the database keeps it."""
+
+    USER = "user"
+    ADMIN = "admin"
+    MODERATOR = "moderator"
+
+
+def _key(length: int) -> String:
+    """A case-folded text, compared and sorted by code point on every database."""
+    return String(length * EXPANSION, collation="C")
+
+
+_moment = DateTime(timezone=True)
+
+
+class User(Base):
+    """An account."""
+
+    __tablename__ = "users"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    email: Mapped[str] = mapped_column(String(255))
+    email_key: Mapped[str] = mapped_column(_key(255), unique=True)
+    username: Mapped[str] = mapped_column(String(50))
+    username_key: Mapped[str] = mapped_column(_key(50), unique=True)
+    password_hash: Mapped[str] = mapped_column(String(255))
+    full_name: Mapped[str | None] = mapped_column(String(100))
+    role: Mapped[str] = mapped_column(String(16), server_default=Role.USER)
+    is_active: Mapped[bool] = mapped_column(server_default=text("true"))
+    created_at: Mapped[datetime] = mapped_column(_moment, server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(_moment, server_default=func.now())
+
+    profile: Mapped[Profile | None] = relationship(lazy="raise", back_populates="user")
+
+    __table_args__ = (
+        CheckConstraint("role IN ('user', 'admin', 'moderator')", name="role"),
+        Index(None, "created_at", "id"),
+        # Few users are inactive and few are more than users: these indexes stay small, and the
+        # many are found by the other orders.
+        Index("ix_users_inactive", "id", postgresql_where=text("NOT is_active")),
+        Index("ix_users_staff", "role", "id", postgresql_where=text("role <> 'user'")),
+        # A substring of at least three characters is found by its trigrams.
+        Index(
+            "ix_users_search",
+            "username_key",
+            "email_key",
+            postgresql_using="gin",
+            postgresql_ops={"username_key": "gin_trgm_ops", "email_key": "gin_trgm_ops"},
+        ),
+    )
+
+
+class Profile(Base):
+    """What a user tells about themselves; goes when the user goes."""
+
+    __tablename__ = "profiles"
+
+    user_id: Mapped[int] = mapped_column(
+        ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    bio: Mapped[str] = mapped_column(Text)
+    avatar_url: Mapped[str] = mapped_column(String(500))
+    updated_at: Mapped[datetime] = mapped_column(_moment, server_default=func.now())
+
+    user: Mapped[User] = relationship(lazy="raise", back_populates="profile")

@@ -1,0 +1,133 @@
+"""All SQL about profiles."""
+
+from __future__ import annotations
+
+from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy import delete as sql_delete
+from sqlalchemy import literal, select
+from sqlalchemy import update as sql_update
+from sqlalchemy.dialects.postgresql import insert
+
+from storage.dialects import changed_at
+from storage.errors import NotFound, Stale
+from storage.models import Profile, User
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from storage.database import Session, Transaction
+
+
+class ProfileRow(NamedTuple):
+    """A profile."""
+
+    user_id: int
+    bio: str
+    avatar_url: str
+    updated_at: datetime
+
+
+_COLUMNS = (Profile.user_id, Profile.bio, Profile.avatar_url, Profile.updated_at)
+
+
+async def get(read: Session, user_id: int) -> ProfileRow:
+    """Returns a user's profile.
+
+    Raises:
+        NotFound: when the user does not exist or has none.
+    """
+    row = (await read.execute(select(*_COLUMNS).where(Profile.user_id == user_id))).one_or_none()
+    if row is None:
+        raise NotFound("profile", user_id)
+    return ProfileRow._make(row)
+
+
+async def create(tx: Transaction, user_id: int, bio: str, avatar_url: str) -> ProfileRow:
+    """Adds the profile of a user who was made in the same transaction."""
+    statement = insert(Profile).values(user_id=user_id, bio=bio, avatar_url=avatar_url)
+    return ProfileRow._make((await tx.execute(statement.returning(*_COLUMNS))).one())
+
+
+async def update(
+    tx: Transaction,
+    user_id: int,
+    changes: Mapping[str, object],
+    *,
+    unchanged_since: datetime | None = None,
+) -> ProfileRow:
+    """Changes a profile. `updated_at` moves only if a value differs from what it was.
+
+    Args:
+        tx: the transaction.
+        user_id: whose profile.
+        changes: new values of `bio` or `avatar_url`.
+        unchanged_since: when set, must be the profile's current `updated_at`.
+
+    Raises:
+        NotFound: when the user does not exist or has no profile.
+        Stale: when the profile has changed since `unchanged_since`.
+    """
+    values = {getattr(Profile, name): value for name, value in changes.items()}
+    statement = sql_update(Profile).where(Profile.user_id == user_id)
+    if unchanged_since is not None:
+        statement = statement.where(Profile.updated_at == unchanged_since)
+    stamp = changed_at(Profile.updated_at, values)
+    result = await tx.execute(
+        statement.values({**values, Profile.updated_at: stamp}).returning(*_COLUMNS)
+    )
+    row = result.one_or_none()
+    if row is not None:
+        return ProfileRow._make(row)
+    await get(tx, user_id)
+    raise Stale("profile", user_id)
+
+
+async def update_or_create(
+    tx: Transaction,
+    user_id: int,
+    changes: Mapping[str, object],
+    *,
+    unchanged_since: datetime | None = None,
+) -> ProfileRow:
+    """Changes a profile as `update` does, or makes it, empty but for the changes.
+
+    Raises:
+        NotFound: when the user does not exist, or an `unchanged_since` is set and there is no
+            profile that it could be of.
+        Stale: when the profile has changed since `unchanged_since`.
+    """
+    if unchanged_since is not None:
+        return await update(tx, user_id, changes, unchanged_since=unchanged_since)
+    values = {"bio": "", "avatar_url": "", **changes}
+    # Selecting from users, and locking there, makes an unknown user no row instead of an error.
+    source = (
+        select(User.id, literal(values["bio"]), literal(values["avatar_url"]))
+        .where(User.id == user_id)
+        .with_for_update(key_share=True, read=True)
+    )
+    made = await tx.execute(
+        insert(Profile)
+        .from_select(["user_id", "bio", "avatar_url"], source)
+        .on_conflict_do_nothing()
+        .returning(*_COLUMNS)
+    )
+    row = made.one_or_none()
+    if row is not None:
+        return ProfileRow._make(row)
+    try:
+        return await update(tx, user_id, changes)
+    except NotFound:
+        raise NotFound("user", user_id) from None
+
+
+async def delete(tx: Transaction, user_id: int) -> None:
+    """Removes a user's profile.
+
+    Raises:
+        NotFound: when the user does not exist or has none.
+    """
+    statement = sql_delete(Profile).where(Profile.user_id == user_id)
+    if (await tx.execute(statement)).rowcount == 0:
+        raise NotFound("profile", user_id)

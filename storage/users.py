@@ -1,0 +1,326 @@
+"""All SQL about users."""
+
+from __future__ import annotations
+
+from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from sqlalchemy import Select, func, insert, or_, select
+from sqlalchemy import delete as sql_delete
+from sqlalchemy import update as sql_update
+
+from storage import keyset
+from storage.casefold import fold
+from storage.dialects import changed_at, is_one_of, literal, moment_after
+from storage.errors import Contention, NotFound, Stale
+from storage.models import Profile, Role, User
+from storage.profiles import ProfileRow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import ColumnElement
+    from sqlalchemy.orm import InstrumentedAttribute
+
+    from storage.database import Session, Transaction
+
+
+class UserRow(NamedTuple):
+    """A user as the basic view shows them, and the profile where a view loads it."""
+
+    id: int
+    email: str
+    username: str
+    full_name: str | None
+    role: Role
+    is_active: bool
+    created_at: datetime
+    updated_at: datetime
+    profile: ProfileRow | None = None
+
+
+class Key(NamedTuple):
+    """One way to name a single user. Emails and usernames match without regard to case."""
+
+    field: Literal["id", "email", "username"]
+    value: int | str
+
+
+class Filter(NamedTuple):
+    """Conditions that must all hold; None and "" stand for no condition.
+
+    Args:
+        is_active: active users only, or inactive users only.
+        role: users of this role only.
+        query: a substring of the username or the email, without regard to case.
+        created_after: users created after this moment, not at it.
+        created_before: users created before this moment, not at it.
+    """
+
+    is_active: bool | None = None
+    role: Role | None = None
+    query: str = ""
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+class NewUser(NamedTuple):
+    """What a user is made of."""
+
+    email: str
+    username: str
+    password_hash: str
+    full_name: str | None = None
+    role: Role = Role.USER
+
+
+class Credentials(NamedTuple):
+    """A user and the hash that their password is checked against."""
+
+    user: UserRow
+    password_hash: str
+
+
+_COLUMNS = (
+    User.id,
+    User.email,
+    User.username,
+    User.full_name,
+    User.role,
+    User.is_active,
+    User.created_at,
+    User.updated_at,
+)
+_PROFILE_COLUMNS = (Profile.bio, Profile.avatar_url, Profile.updated_at)
+
+_BASIC: Select[*tuple[Any, ...]] = select(*_COLUMNS)
+_WITH_PROFILE: Select[*tuple[Any, ...]] = select(*_COLUMNS, *_PROFILE_COLUMNS).outerjoin(Profile)
+
+# What each field that can be ordered by is in SQL, and how it is read off a row.
+_ORDER_COLUMNS: Mapping[str, InstrumentedAttribute[Any]] = {
+    "id": User.id,
+    "created_at": User.created_at,
+    "username": User.username_key,
+}
+_ORDER_VALUES = {
+    "id": lambda row: row.id,
+    "created_at": lambda row: row.created_at,
+    "username": lambda row: fold(row.username),
+}
+
+
+async def create(tx: Transaction, new: NewUser) -> UserRow:
+    """Adds a user.
+
+    Raises:
+        AlreadyExists: when the email or the username is taken.
+    """
+    statement = insert(User).values(
+        **new._asdict(), email_key=fold(new.email), username_key=fold(new.username)
+    )
+    result = await tx.execute(statement.returning(*_COLUMNS))
+    return _to_row(result.one())
+
+
+async def get(read: Session, key: Key, *, profile: bool = False) -> UserRow:
+    """Returns one user, with the profile if asked.
+
+    Raises:
+        NotFound: when there is none.
+    """
+    result = await read.execute(_select(profile=profile).where(_is(key)))
+    row = result.one_or_none()
+    if row is None:
+        raise NotFound("user", key.value)
+    return _to_row(row)
+
+
+async def batch_get(
+    read: Session, ids: Sequence[int], *, profile: bool = False
+) -> dict[int, UserRow]:
+    """Returns those of the users that there are, by id."""
+    result = await read.execute(_select(profile=profile).where(is_one_of(User.id, ids)))
+    return {row.id: row for row in map(_to_row, result)}
+
+
+async def list_page(
+    read: Session, where: Filter, window: keyset.Window, *, profile: bool = False
+) -> keyset.Page[UserRow]:
+    """Returns a page of the users that match, in one statement.
+
+    Args:
+        read: where to read.
+        where: which users.
+        window: which page, ordered by `id`, `created_at` or `username`: usernames by the code
+            points of their folded form.
+        profile: loads the profiles too.
+    """
+    statement = _select(profile=profile).where(*_conditions(where))
+    result = await read.execute(keyset.paged(statement, window, _ORDER_COLUMNS))
+    return keyset.page([_to_row(row) for row in result], window, _ORDER_VALUES)
+
+
+async def count(read: Session, where: Filter) -> int:
+    """Returns how many users match."""
+    result = await read.execute(select(func.count()).select_from(User).where(*_conditions(where)))
+    total: int = result.scalar_one()
+    return total
+
+
+async def update(
+    tx: Transaction,
+    user_id: int,
+    changes: Mapping[str, object],
+    *,
+    unchanged_since: datetime | None = None,
+) -> UserRow:
+    """Changes a user. `updated_at` moves only if a value differs from what it was.
+
+    Args:
+        tx: the transaction.
+        user_id: whom.
+        changes: new values of `email`, `username`, `full_name`, `role` or `is_active`.
+        unchanged_since: when set, must be the user's current `updated_at`.
+
+    Raises:
+        NotFound: when there is no such user.
+        Stale: when the user has changed since `unchanged_since`.
+        AlreadyExists: when the email or the username is taken.
+    """
+    values = {getattr(User, name): value for name, value in changes.items()}
+    stamp = changed_at(User.updated_at, values)
+    if "email" in changes:
+        values[User.email_key] = fold(str(changes["email"]))
+    if "username" in changes:
+        values[User.username_key] = fold(str(changes["username"]))
+    statement = (
+        sql_update(User)
+        .where(*_unchanged(user_id, unchanged_since))
+        .values({**values, User.updated_at: stamp})
+        .returning(*_COLUMNS)
+    )
+    row = (await tx.execute(statement)).one_or_none()
+    if row is None:
+        raise await _why_missed(tx, user_id)
+    return _to_row(row)
+
+
+async def delete(tx: Transaction, user_id: int, *, unchanged_since: datetime | None = None) -> None:
+    """Removes a user and, by the database's cascade, what belongs to them.
+
+    Raises:
+        NotFound: when there is no such user.
+        Stale: when the user has changed since `unchanged_since`.
+    """
+    statement = sql_delete(User).where(*_unchanged(user_id, unchanged_since))
+    if (await tx.execute(statement)).rowcount == 0:
+        raise await _why_missed(tx, user_id)
+
+
+async def deactivate(tx: Transaction, where: Filter) -> int:
+    """Makes the matching users inactive and returns how many there were."""
+    statement = (
+        sql_update(User)
+        .where(User.id.in_(_locked(where)))
+        .values({User.is_active: False, User.updated_at: moment_after(User.updated_at)})
+    )
+    return (await tx.execute(statement)).rowcount
+
+
+async def purge(tx: Transaction, where: Filter) -> int:
+    """Removes the matching users and returns how many there were."""
+    return (await tx.execute(sql_delete(User).where(User.id.in_(_locked(where))))).rowcount
+
+
+async def get_credentials(read: Session, key: Key) -> Credentials | None:
+    """Returns a user and their password hash, or None when there is no such user."""
+    statement = select(*_COLUMNS, User.password_hash).where(_is(key))
+    row = (await read.execute(statement)).one_or_none()
+    return None if row is None else Credentials(_to_row(row[:-1]), row[-1])
+
+
+async def change_password(tx: Transaction, user_id: int, old_hash: str, new_hash: str) -> None:
+    """Replaces a password hash.
+
+    Raises:
+        Contention: when the hash is not `old_hash` any more.
+    """
+    statement = (
+        sql_update(User)
+        .where(User.id == user_id, User.password_hash == old_hash)
+        .values({User.password_hash: new_hash, User.updated_at: moment_after(User.updated_at)})
+    )
+    if (await tx.execute(statement)).rowcount == 0:
+        raise Contention("the password was changed at the same time")
+
+
+async def rehash_password(tx: Transaction, user_id: int, old_hash: str, new_hash: str) -> None:
+    """Replaces the hash of a password that stays the same, unless it has changed meanwhile."""
+    await tx.execute(
+        sql_update(User)
+        .where(User.id == user_id, User.password_hash == old_hash)
+        .values({User.password_hash: new_hash})
+    )
+
+
+def _select(*, profile: bool) -> Select[*tuple[Any, ...]]:
+    return _WITH_PROFILE if profile else _BASIC
+
+
+def _to_row(row: Sequence[Any]) -> UserRow:
+    """Reads a row of `_COLUMNS`, and of `_PROFILE_COLUMNS` where they were selected too."""
+    width = len(_COLUMNS)
+    if len(row) == width:
+        return UserRow(*row)
+    bio, avatar_url, updated_at = row[width:]
+    if updated_at is None:
+        return UserRow(*row[:width])
+    profile = ProfileRow(row[0], bio, avatar_url, updated_at)
+    return UserRow(*row[:width])._replace(profile=profile)
+
+
+def _is(key: Key) -> ColumnElement[bool]:
+    if key.field == "id":
+        return User.id == key.value
+    column = User.email_key if key.field == "email" else User.username_key
+    return column == fold(str(key.value))
+
+
+def _conditions(where: Filter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if where.is_active is not None:
+        conditions.append(User.is_active.is_(where.is_active))
+    if where.role is not None:
+        conditions.append(User.role == literal(where.role))
+    if where.query:
+        part = fold(where.query)
+        conditions.append(
+            or_(
+                User.username_key.contains(part, autoescape=True),
+                User.email_key.contains(part, autoescape=True),
+            )
+        )
+    if where.created_after is not None:
+        conditions.append(User.created_at > where.created_after)
+    if where.created_before is not None:
+        conditions.append(User.created_at < where.created_before)
+    return conditions
+
+
+def _locked(where: Filter) -> Select[*tuple[Any, ...]]:
+    """The ids of the matching users, locked in id order so that two of these never deadlock."""
+    ids = select(User.id).where(*_conditions(where)).order_by(User.id)
+    return ids.with_for_update(key_share=True)
+
+
+def _unchanged(user_id: int, since: datetime | None) -> list[ColumnElement[bool]]:
+    conditions = [User.id == user_id]
+    if since is not None:
+        conditions.append(User.updated_at == since)
+    return conditions
+
+
+async def _why_missed(tx: Transaction, user_id: int) -> NotFound | Stale:
+    """Tells why no row matched `_unchanged`."""
+    found = (await tx.execute(select(User.id).where(User.id == user_id))).one_or_none()
+    return NotFound("user", user_id) if found is None else Stale("user", user_id)
