@@ -1,0 +1,71 @@
+"""How Alembic reaches the database: asynchronously, one migrator at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from alembic import context
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from storage.models import Base
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+# Any fixed number: every migrator of every Byline takes the same lock.
+MIGRATION_LOCK = 0x42594C494E45
+LOCK_TIMEOUT = "5s"
+
+
+def run_offline() -> None:
+    """Writes the SQL instead of running it."""
+    context.configure(
+        dialect_name=make_url(context.config.attributes["url"]).get_backend_name(),
+        target_metadata=Base.metadata,
+        literal_binds=True,
+        transaction_per_migration=True,
+    )
+    with context.begin_transaction():
+        context.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+        context.run_migrations()
+
+
+def run_online(connection: Connection) -> None:
+    """Runs the migrations while holding the lock that keeps other migrators waiting."""
+    attributes = context.config.attributes
+    if "report_revision" in attributes:
+        context.configure(connection=connection)
+        attributes["report_revision"](context.get_context().get_current_revision())
+        return
+    # Taken before lock_timeout is set: the other migrator may be at work for long.
+    connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
+    connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
+    connection.commit()
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        transaction_per_migration=True,
+        compare_server_default=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def connect_and_run() -> None:
+    """Opens the one connection that the migrations use, and closes it, which drops the lock."""
+    engine = create_async_engine(context.config.attributes["url"], poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(run_online)
+    finally:
+        await engine.dispose()
+
+
+if context.is_offline_mode():
+    run_offline()
+else:
+    asyncio.run(connect_and_run())
