@@ -1,0 +1,1 @@
+"""The gRPC side of Byline: knows protobuf, never SQL."""

@@ -1,0 +1,288 @@
+"""The `byline` command."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import socket
+import sys
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, get_args, get_origin
+
+import structlog
+
+import migrations
+from service import logs
+from service.config import Address, Settings, SettingsError, load, parse_address
+from service.loop import run
+from service.server import serve
+from service.supervisor import supervise
+from storage import embedded
+from storage.database import without_password
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+# What the embedded server keeps for superusers and people with psql.
+SPARE_CONNECTIONS = 20
+DEFAULT_MAX_CONNECTIONS = 100
+
+BANNER = """\
+Byline {version} listens on {address}
+  database   {database}
+  data       {data}
+  schema     {schema}
+  pool       {pool}
+Try:
+  grpcurl -plaintext -d '{request}' {address} byline.v1.UserService/CreateUser
+  buf curl --protocol grpc --http2-prior-knowledge -d '{request}' \
+http://{address}/byline.v1.UserService/CreateUser
+Ctrl-C stops it."""
+EXAMPLE = '{"email":"ada@example.com","username":"ada","password":"correct horse"}'
+
+log = structlog.get_logger("byline")
+
+
+class CommandFailed(Exception):
+    """The command cannot go on, for the reason in its message."""
+
+
+class Where(NamedTuple):
+    """A database, for SQLAlchemy and for people."""
+
+    url: str
+    shown: str
+    data: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status: 0, 1 when it failed, 2 when it was misspelt."""
+    options = vars(_parser().parse_args(arguments))
+    command: Callable[..., None] = options.pop("command")
+    flags = {name: options.pop(name) for name in Settings.model_fields if name in options}
+    try:
+        settings = load(**flags)
+    except SettingsError as error:
+        print(f"byline: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    logs.configure(settings)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        command(settings, **options)
+    except (CommandFailed, embedded.EmbeddedError, migrations.MigrationError) as error:
+        print(f"byline: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def _serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    reserved, address = _reserve(parse_address(settings.listen))
+    with _database(settings, share=False) as where:
+        schema = _ensure_schema(settings, where)
+
+        def started(port: int) -> None:
+            _announce(settings, address._replace(port=port), where, schema)
+
+        if settings.workers == 1:
+            reserved.close()
+            run(serve(settings, where.url, address, started))
+        else:
+            with reserved:
+                run(supervise(settings, where.url, address, lambda: started(address.port)))
+
+
+def _migrate(settings: Settings, action: str, revision: str | None = None) -> None:
+    """Shows or changes the schema's revision."""
+    if action == "sql":
+        print(migrations.sql(settings.database_url or embedded.ANY_URL, revision or "head"), end="")
+        return
+    with _database(settings, share=True) as where:
+        if action == "up":
+            migrations.up(where.url, revision or "head")
+        elif action == "down":
+            migrations.down(where.url, revision or "-1")
+        status = migrations.status(where.url)
+    print(f"{where.shown}\nschema {status.current or 'empty'}: {_described(status)}")
+    for name, title in status.pending:
+        print(f"  pending {name}  {title}")
+
+
+@contextmanager
+def _database(settings: Settings, *, share: bool) -> Iterator[Where]:
+    """Yields the database of the settings, running the embedded one while the block lasts."""
+    if settings.database_url is not None:
+        shown = without_password(settings.database_url)
+        yield Where(settings.database_url, shown, "on your own server")
+        return
+    needed = settings.workers * settings.pool_limit + SPARE_CONNECTIONS
+    told = {"max_connections": str(max(DEFAULT_MAX_CONNECTIONS, needed))}
+    with embedded.running(settings.data_dir, settings=told, share=share) as endpoint:
+        try:
+            yield Where(
+                endpoint.url,
+                f"embedded PostgreSQL, psql '{endpoint.psql}'",
+                str(settings.data_dir.resolve()),
+            )
+        finally:
+            # The server writes down what it has: a second Ctrl-C must not leave it running.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+
+
+def _ensure_schema(settings: Settings, where: Where) -> str:
+    """Returns the schema's revision, once it is the one this code expects.
+
+    Raises:
+        CommandFailed: when it is not, and may not be brought there.
+    """
+    if settings.migrate or settings.database_url is None:
+        migrations.up(where.url)
+    status = migrations.status(where.url)
+    if status.state is not migrations.State.CURRENT:
+        raise CommandFailed(_described(status))
+    return status.head
+
+
+def _described(status: migrations.Status) -> str:
+    """Says how the schema stands, and which command mends it."""
+    match status.state:
+        case migrations.State.CURRENT:
+            return "up to date"
+        case migrations.State.BEHIND:
+            return (
+                f"the schema is behind ({status.current or 'empty'}, this Byline expects "
+                f"{status.head}); run `byline migrate up`, or serve with --migrate"
+            )
+        case migrations.State.AHEAD:
+            return (
+                f"the schema is ahead ({status.current}, this Byline expects {status.head}); "
+                "run the Byline that made it, or with that one "
+                f"`byline migrate down {status.head}`"
+            )
+
+
+def _reserve(address: Address) -> tuple[socket.socket, Address]:
+    """Claims the port, so that nobody else's server shares it, and returns the address with it.
+
+    Raises:
+        CommandFailed: when the address cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    claimed = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # A port that an ended connection still holds may be listened on; a server's may not.
+        claimed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        claimed.bind(address)
+        port = claimed.getsockname()[1]
+        claimed.close()
+        claimed = socket.socket(family, socket.SOCK_STREAM)
+        claimed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        claimed.bind((address.host, port))
+    except OSError as error:
+        claimed.close()
+        raise CommandFailed(f"cannot listen on {address}: {error.strerror}") from None
+    return claimed, address._replace(port=port)
+
+
+def _announce(settings: Settings, address: Address, where: Where, schema: str) -> None:
+    """Prints what a newcomer wants to know, and logs what an operator does."""
+    total = settings.workers * settings.pool_limit
+    print(
+        BANNER.format(
+            version=version("byline"),
+            address=address,
+            database=where.shown,
+            data=where.data,
+            schema=schema,
+            pool=f"up to {total} connections: {settings.workers} worker(s) of "
+            f"{settings.pool_limit} each",
+            request=EXAMPLE,
+        ),
+        flush=True,
+    )
+    log.info(
+        "serving",
+        listen=str(address),
+        workers=settings.workers,
+        pool_per_worker=settings.pool_limit,
+        pool_total=total,
+        schema=schema,
+    )
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    """Ends the command on SIGTERM as on Ctrl-C: what was started is stopped on the way out."""
+    del number, frame
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="byline", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"byline {version('byline')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serving = _command(commands, "serve", _serve)
+    _add_settings(serving, Settings.model_fields)
+
+    migrating = _command(commands, "migrate", _migrate)
+    migrating.add_argument(
+        "action",
+        choices=("up", "down", "status", "sql"),
+        help="up: to the revision this Byline expects; down: one back; status: where the schema "
+        "stands; sql: what up would run on an empty database",
+    )
+    migrating.add_argument("revision", nargs="?", help="another revision; sql takes FROM:TO too")
+    _add_settings(migrating, ("database_url", "data_dir", "log_level", "log_format"))
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    function: Callable[..., None],
+) -> argparse.ArgumentParser:
+    made = commands.add_parser(
+        name,
+        help=function.__doc__,
+        description=function.__doc__,
+        epilog="A flag counts more than the environment, the environment more than a .env file.",
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.set_defaults(command=function)
+    return made
+
+
+def _add_settings(
+    parser: argparse.ArgumentParser, names: Sequence[str] | Mapping[str, object]
+) -> None:
+    """Adds a flag for each setting. Its value stays text: the settings check it themselves."""
+    for name in names:
+        field = Settings.model_fields[name]
+        default = field.get_default(call_default_factory=True, validated_data={})
+        shown = "none" if default is None else str(default)
+        text = f"{field.description} [BYLINE_{name.upper()}; default: {shown}]"
+        flag = "--" + name.replace("_", "-")
+        if field.annotation is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        else:
+            parser.add_argument(flag, metavar=_metavar(name, field.annotation), help=text)
+
+
+def _metavar(name: str, annotation: object) -> str:
+    if get_origin(annotation) is Literal:
+        return "{" + ",".join(get_args(annotation)) + "}"
+    if name == "listen":
+        return "HOST:PORT"
+    return {int: "N", float: "SECONDS", Path: "DIR"}.get(annotation, "URL")  # type: ignore[call-overload, no-any-return] # any annotation may be looked up
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""Settings: one frozen object, read once, and the only reader of the environment."""
+
+from __future__ import annotations
+
+import os
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+HIGHEST_PORT = 0xFFFF
+IPV6 = 6
+
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class Address(NamedTuple):
+    """A host and a port to listen on; port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Returns `host:port`, with an IPv6 host in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Returns the address that `HOST:PORT` or `[IPV6]:PORT` means.
+
+    Raises:
+        ValueError: when it means none.
+    """
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    if (
+        not colon
+        or not host
+        or not port.isascii()
+        or not port.isdigit()
+        or int(port) > HIGHEST_PORT
+    ):
+        raise ValueError("is not HOST:PORT")
+    if (":" in host) != bracketed or (bracketed and ip_address(host).version != IPV6):
+        raise ValueError("is not HOST:PORT; an IPv6 address goes in brackets")
+    return Address(host, int(port))
+
+
+def _listenable(text: str) -> str:
+    return str(parse_address(text))
+
+
+def _asyncpg(url: str) -> str:
+    if not url.startswith("postgresql+asyncpg://"):
+        raise ValueError("must start with postgresql+asyncpg://")
+    return url
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, with its default. `byline serve --help` prints this table."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BYLINE_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    listen: Annotated[str, AfterValidator(_listenable)] = Field(
+        "127.0.0.1:50051", description="address to serve on, HOST:PORT; port 0 takes a free one"
+    )
+    workers: PositiveInt = Field(
+        1, description="processes that share the port, each with its own loop and pool"
+    )
+    data_dir: Path = Field(
+        Path("byline-data"), description="where the embedded PostgreSQL keeps its data"
+    )
+    database_url: Annotated[str, AfterValidator(_asyncpg)] | None = Field(
+        None,
+        description="your own PostgreSQL instead of the embedded one: "
+        "postgresql+asyncpg://USER:PASSWORD@HOST/NAME",
+        repr=False,
+    )
+    migrate: bool = Field(
+        default=False, description="bring the schema up to date before serving; embedded: always"
+    )
+
+    pool_size: PositiveInt = Field(10, description="database connections kept open per worker")
+    pool_overflow: Annotated[int, Field(ge=0)] = Field(
+        5, description="connections opened above that while all are busy"
+    )
+    pool_wait: PositiveFloat = Field(5, description="seconds a call waits for a connection")
+    pool_recycle: PositiveFloat = Field(
+        1800, description="seconds after which a connection is replaced"
+    )
+    connect_timeout: PositiveFloat = Field(
+        5, description="seconds that opening a connection may take"
+    )
+    statement_timeout: Seconds = Field(
+        30, description="seconds a statement may run; 0 for no bound"
+    )
+    lock_timeout: Seconds = Field(
+        10, description="seconds a statement waits for a lock; 0 for no bound"
+    )
+
+    default_deadline: PositiveFloat = Field(
+        30, description="seconds for a call that brings no deadline"
+    )
+    max_deadline: PositiveFloat = Field(
+        300, description="seconds for a call at most, whatever its deadline"
+    )
+    deadline_margin: Seconds = Field(
+        0.02, description="seconds kept back from a deadline to answer in"
+    )
+    contention_retries: Annotated[int, Field(ge=0)] = Field(
+        5, description="times a transaction is tried again after a deadlock or the like"
+    )
+
+    health_interval: PositiveFloat = Field(
+        1, description="seconds between looks at the database for grpc.health.v1"
+    )
+    health_patience: Seconds = Field(
+        3, description="seconds of failing looks before health turns to NOT_SERVING"
+    )
+    drain_pause: Seconds = Field(
+        1, description="seconds between NOT_SERVING and refusing calls, for load balancers"
+    )
+    drain_grace: Seconds = Field(
+        20, description="seconds that calls under way get to end before they are cancelled"
+    )
+
+    hash_time_cost: PositiveInt = Field(3, description="argon2id passes over memory")
+    hash_memory_kib: Annotated[int, Field(ge=8)] = Field(
+        65536, description="argon2id memory in KiB"
+    )
+    hash_parallelism: PositiveInt = Field(4, description="argon2id lanes")
+    hash_threads: PositiveInt = Field(
+        default_factory=lambda: os.cpu_count() or 1,
+        description="passwords hashed at once per worker; one per core unless set",
+    )
+    hash_queue: Annotated[int, Field(ge=0)] = Field(
+        64, description="passwords that may wait to be hashed before calls are refused"
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe log lines to write"
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="auto is console on a terminal and json elsewhere"
+    )
+
+    @property
+    def pool_limit(self) -> int:
+        """Database connections that one worker opens at most, the one of its health among them."""
+        return self.pool_size + self.pool_overflow + 1
+
+
+class SettingsError(Exception):
+    """A value that a setting cannot take, said in one line."""
+
+
+def load(**flags: object) -> Settings:
+    """Returns the settings: flag over environment over `.env` file over default.
+
+    Args:
+        flags: the flags that were given, by setting name.
+
+    Raises:
+        SettingsError: names the first bad value, how it was to be set, and what is wrong with it.
+    """
+    try:
+        return Settings(**flags)  # type: ignore[arg-type] # pydantic checks the values
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        given = f"--{name.replace('_', '-')}" if name in flags else f"BYLINE_{name.upper()}"
+        reason = str(first.get("ctx", {}).get("error") or first["msg"])
+        shown = "" if name == "database_url" else f" {first['input']!r}"
+        raise SettingsError(f"{given}{shown}: {reason}") from None

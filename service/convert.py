@@ -1,0 +1,202 @@
+"""Row -> message, and parts of requests -> plain values."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from byline.v1 import profiles_pb2, users_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from service.errors import InvalidRequest, Violation
+from storage.models import Role
+from storage.users import Filter, Key
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from google.protobuf.field_mask_pb2 import FieldMask
+    from google.protobuf.message import Message
+
+    from storage.profiles import ProfileRow
+    from storage.users import UserRow
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_NEVER = datetime.min.replace(tzinfo=UTC)
+_LAST = datetime.max.replace(tzinfo=UTC)
+_NANOS_PER_SECOND = 1_000_000_000
+_NANOS_PER_MICROSECOND = 1_000
+
+_ROLE_MESSAGES = {
+    Role.USER: users_pb2.USER_ROLE_USER,
+    Role.ADMIN: users_pb2.USER_ROLE_ADMIN,
+    Role.MODERATOR: users_pb2.USER_ROLE_MODERATOR,
+}
+_ROLES = {number: role for role, number in _ROLE_MESSAGES.items()}
+
+
+def to_user(row: UserRow) -> users_pb2.User:
+    """Returns the message of a user."""
+    return users_pb2.User(
+        id=row.id,
+        email=row.email,
+        username=row.username,
+        full_name=row.full_name,
+        role=_ROLE_MESSAGES[row.role],
+        is_active=row.is_active,
+        created_at=to_timestamp(row.created_at),
+        updated_at=to_timestamp(row.updated_at),
+        etag=to_etag(row.updated_at),
+        profile=None if row.profile is None else to_profile(row.profile),
+    )
+
+
+def to_profile(row: ProfileRow) -> profiles_pb2.Profile:
+    """Returns the message of a profile."""
+    return profiles_pb2.Profile(
+        user_id=row.user_id,
+        bio=row.bio,
+        avatar_url=row.avatar_url,
+        etag=to_etag(row.updated_at),
+    )
+
+
+def to_timestamp(moment: datetime) -> Timestamp:
+    """Returns the message of a moment. Timestamp.FromDatetime costs four times as much."""
+    since = moment - _EPOCH
+    return Timestamp(
+        seconds=since.days * 86_400 + since.seconds,
+        nanos=since.microseconds * _NANOS_PER_MICROSECOND,
+    )
+
+
+def to_etag(updated_at: datetime) -> str:
+    """Returns the etag of a row that last changed at this moment."""
+    return f"{(updated_at - _EPOCH) // _MICROSECOND:x}"
+
+
+def from_etag(etag: str) -> datetime | None:
+    """Returns when a row with this etag last changed; None when no etag is given.
+
+    What is no etag at all gives a moment at which nothing ever changed.
+    """
+    if not etag:
+        return None
+    try:
+        return _EPOCH + timedelta(microseconds=int(etag, 16))
+    except (ValueError, OverflowError):
+        return _NEVER
+
+
+def from_timestamp(message: Timestamp, field: str, *, round_up: bool = False) -> datetime:
+    """Returns the moment of a message, to the microsecond.
+
+    Args:
+        message: seconds within the years 1 to 9999, which the contract's rules have checked.
+        field: whose it is, for the error.
+        round_up: which microsecond stands for a moment between two.
+
+    Raises:
+        InvalidRequest: when the nanoseconds are more than a second, or negative.
+    """
+    if not 0 <= message.nanos < _NANOS_PER_SECOND:
+        raise InvalidRequest(Violation(field, "nanos must be between 0 and 999,999,999"))
+    microseconds, rest = divmod(message.nanos, _NANOS_PER_MICROSECOND)
+    if rest and round_up:
+        microseconds += 1
+    try:
+        return _EPOCH + timedelta(seconds=message.seconds, microseconds=microseconds)
+    except OverflowError:  # rounded up into the year 10000
+        return _LAST
+
+
+def from_role(role: users_pb2.UserRole.ValueType) -> Role | None:
+    """Returns the role; None when it is not stated."""
+    return _ROLES.get(role)
+
+
+def from_key(request: users_pb2.GetUserRequest) -> Key:
+    """Returns how the request names a user."""
+    match request.WhichOneof("key"):
+        case "email":
+            return Key("email", request.email)
+        case "username":
+            return Key("username", request.username)
+        case _:
+            return Key("id", request.id)
+
+
+def from_login(request: users_pb2.VerifyPasswordRequest) -> Key:
+    """Returns how the request names the user who logs in."""
+    if request.WhichOneof("login") == "username":
+        return Key("username", request.username)
+    return Key("email", request.email)
+
+
+def from_filter(message: users_pb2.UserFilter) -> Filter:
+    """Returns the conditions of a filter."""
+    return Filter(
+        is_active=message.is_active if message.HasField("is_active") else None,
+        role=from_role(message.role),
+        query=message.query,
+        created_after=from_timestamp(message.created_after, "filter.created_after")
+        if message.HasField("created_after")
+        else None,
+        created_before=from_timestamp(
+            message.created_before, "filter.created_before", round_up=True
+        )
+        if message.HasField("created_before")
+        else None,
+    )
+
+
+def user_changes(user: users_pb2.User, mask: FieldMask) -> dict[str, object]:
+    """Returns the new values that an update of a user names, by field.
+
+    Raises:
+        InvalidRequest: when the mask names a part of a field.
+    """
+    values = changes(user, mask, ("email", "username", "full_name", "role", "is_active"))
+    if "role" in values:
+        values["role"] = from_role(user.role)
+    return values
+
+
+def profile_changes(profile: profiles_pb2.Profile, mask: FieldMask) -> dict[str, object]:
+    """Returns the new values that an update of a profile names, by field.
+
+    Raises:
+        InvalidRequest: when the mask names a part of a field.
+    """
+    return changes(profile, mask, ("bio", "avatar_url"))
+
+
+def changes(message: Message, mask: FieldMask, mutable: Sequence[str]) -> dict[str, object]:
+    """Returns the new values that an update names, by field.
+
+    By AIP-134: `*` names every mutable field, and an empty mask those that are set.
+
+    Args:
+        message: the resource with its new values.
+        mask: the fields to change.
+        mutable: the fields that may be changed.
+
+    Raises:
+        InvalidRequest: when the mask names a part of a field.
+    """
+    set_fields = {field.name for field, _ in message.ListFields()}
+    paths = set(mask.paths) or set_fields.intersection(mutable)
+    if "*" in paths:
+        paths = set(mutable)
+    if unknown := paths.difference(mutable):
+        raise InvalidRequest(Violation("update_mask", f"cannot change {min(unknown)}"))
+    return {name: _value(message, name) for name in mutable if name in paths}
+
+
+def _value(message: Message, name: str) -> object:
+    """A field's value; None for an optional one that is not set."""
+    if message.DESCRIPTOR.fields_by_name[name].has_presence and not message.HasField(name):
+        return None
+    value: object = getattr(message, name)
+    return value

@@ -1,0 +1,284 @@
+"""What every RPC passes through, in one interceptor.
+
+Bytes come in and bytes go out: reading the request, checking it, the deadline, retries, the error
+table, the request id and the access log are here, and no servicer method repeats any of it. One
+interceptor costs a call one coroutine, where six would cost six.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+import protovalidate
+import structlog
+from byline.v1 import errors_pb2 as reasons
+from google.protobuf import descriptor_pool
+from google.protobuf.message import DecodeError
+
+from service.errors import (
+    Code,
+    DeadlineExceeded,
+    InvalidRequest,
+    Unsupported,
+    Violation,
+    failure_of,
+)
+from storage.database import Usage, Wait, usage
+from storage.errors import Contention
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from google.protobuf.message import Message
+    from grpc.aio import ServicerContext
+
+    Context = ServicerContext[Any, Any]
+    Handler = grpc.RpcMethodHandler[Any, Any]
+
+PREFIX = "/byline."
+REQUEST_ID = "x-request-id"
+LONGEST_REQUEST_ID = 128
+STATUS_DETAILS = "grpc-status-details-bin"
+# Seconds before the first retry at most; before each further one twice as long.
+FIRST_BACKOFF = 0.02
+
+log = structlog.get_logger("byline.rpc")
+
+_WAITED_FOR = {
+    Wait.POOL: reasons.ERROR_REASON_POOL_WAIT,
+    Wait.STATEMENT: reasons.ERROR_REASON_STATEMENT,
+    Wait.NOTHING: reasons.ERROR_REASON_DEADLINE,
+}
+# A regular expression tells a caller little.
+_PLAIN_WORDS = {"string.pattern": "has a character or a form that the contract does not allow here"}
+# A caller's mistakes and misses are the caller's to see; these are the operator's.
+_LEVELS = {
+    Code.INTERNAL: "error",
+    Code.UNAVAILABLE: "warning",
+    Code.DEADLINE_EXCEEDED: "warning",
+    Code.RESOURCE_EXHAUSTED: "warning",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a call may take, in seconds, and how often it is tried.
+
+    Args:
+        default: for a call that brings no deadline.
+        longest: for any call.
+        margin: kept back from a deadline to answer in.
+        retries: times a call is tried again after `Contention`.
+    """
+
+    default: float = 30.0
+    longest: float = 300.0
+    margin: float = 0.02
+    retries: int = 5
+
+
+class Pipeline(grpc.aio.ServerInterceptor):
+    """Wraps every method of Byline's own services, once, when it is first called."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.validator = protovalidate.Validator()
+        self._methods: dict[str, Handler] = {}
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Returns the wrapped method; other services' methods are returned as they are."""
+        path = handler_call_details.method
+        wrapped = self._methods.get(path)
+        if wrapped is not None:
+            return wrapped
+        handler = await continuation(handler_call_details)
+        if handler is None or not path.startswith(PREFIX):
+            return handler
+        wrapped = grpc.unary_unary_rpc_method_handler(_Method(self, path, handler).call)
+        self._methods[path] = wrapped
+        return wrapped
+
+    def enter(self) -> None:
+        """Counts a call in."""
+        self._under_way += 1
+        self._idle.clear()
+
+    def leave(self) -> None:
+        """Counts a call out."""
+        self._under_way -= 1
+        if not self._under_way:
+            self._idle.set()
+
+    async def idle(self) -> None:
+        """Waits until no call is under way."""
+        await self._idle.wait()
+
+
+class _Method:
+    """The whole way of a call to one method."""
+
+    def __init__(self, pipeline: Pipeline, path: str, handler: Handler) -> None:
+        name = path.removeprefix("/").replace("/", ".")
+        descriptor = descriptor_pool.Default().FindMethodByName(name)
+        self._pipeline = pipeline
+        self._limits = pipeline.limits
+        self._path = path
+        self._parse: Callable[[bytes], Message] = handler.request_deserializer  # type: ignore[assignment] # always set
+        self._serve: Callable[[Message, Context], Awaitable[Message]] = handler.unary_unary  # type: ignore[assignment] # always set
+        self._takes_request_id = "request_id" in descriptor.input_type.fields_by_name
+
+    async def call(self, raw: bytes, context: Context) -> bytes:
+        """Answers the call, whatever happens."""
+        started = perf_counter()
+        request_id = _request_id(context)
+        use = Usage()
+        usage.set(use)
+        self._pipeline.enter()
+        try:
+            response = await self._answer(raw, context, use)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                self._log(Code.CANCELLED, request_id, started, use)
+                raise
+            # A part of the call was cancelled, not the call. Left alone, grpc.aio sends no status
+            # and the caller waits for ever.
+            await self._fail(error, context, request_id, started, use)
+        except Exception as error:  # noqa: BLE001 - the error table has a row for everything
+            await self._fail(error, context, request_id, started, use)
+        else:
+            context.set_trailing_metadata(((REQUEST_ID, request_id),))
+            self._log(Code.OK, request_id, started, use)
+            return response
+        finally:
+            self._pipeline.leave()
+
+    async def _answer(self, raw: bytes, context: Context, use: Usage) -> bytes:
+        """Reads, checks, serves within the deadline, and writes the response."""
+        timeout = asyncio.timeout(self._seconds(context))
+        try:
+            async with timeout:
+                request = self._read(raw)
+                response = await self._serve_patiently(request, context)
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            raise DeadlineExceeded(_WAITED_FOR[use.waiting_for]) from None
+        return response.SerializeToString()
+
+    def _seconds(self, context: Context) -> float:
+        """The time this call may take.
+
+        Raises:
+            DeadlineExceeded: when there is none.
+        """
+        given: float | None = context.time_remaining()
+        seconds = self._limits.default if given is None else given - self._limits.margin
+        if seconds <= 0:
+            raise DeadlineExceeded(reasons.ERROR_REASON_DEADLINE)
+        return min(seconds, self._limits.longest)
+
+    def _read(self, raw: bytes) -> Message:
+        """Returns the request, parsed and checked against the contract.
+
+        Raises:
+            InvalidRequest: when it cannot be parsed, or breaks a rule.
+            Unsupported: when it carries a request id.
+        """
+        try:
+            request = self._parse(raw)
+        except DecodeError:
+            text = "the message cannot be read: it is cut short, or a string in it is not UTF-8"
+            raise InvalidRequest(Violation("", text)) from None
+        violations = self._pipeline.validator.collect_violations(request)
+        if violations:
+            raise InvalidRequest(*map(_to_violation, violations))
+        if self._takes_request_id and request.request_id:  # type: ignore[attr-defined] # looked up
+            raise Unsupported("this server keeps no request ids: send the call without one")
+        return request
+
+    async def _serve_patiently(self, request: Message, context: Context) -> Message:
+        """Serves the call again while others are in the way of its transaction."""
+        for attempt in range(self._limits.retries):
+            try:
+                return await self._serve(request, context)
+            except Contention:
+                # Nothing has been sent to the caller, and the transaction left no trace.
+                await asyncio.sleep(random.uniform(0, FIRST_BACKOFF * 2**attempt))  # noqa: S311 - jitter
+        return await self._serve(request, context)
+
+    async def _fail(
+        self, error: BaseException, context: Context, request_id: str, started: float, use: Usage
+    ) -> NoReturn:
+        """Tells the caller what the error table says, and the log the rest."""
+        failure = failure_of(error, request_id)
+        self._log(failure.code, request_id, started, use, error)
+        trailers = ((REQUEST_ID, request_id), (STATUS_DETAILS, failure.to_trailer()))
+        await context.abort(failure.code, failure.message, trailers)
+
+    def _log(
+        self,
+        code: Code,
+        request_id: str,
+        started: float,
+        use: Usage,
+        error: BaseException | None = None,
+    ) -> None:
+        """Writes the one line that every call gets."""
+        getattr(log, _LEVELS.get(code, "info"))(
+            "call",
+            method=self._path,
+            code=code.name,
+            request_id=request_id,
+            ms=_milliseconds(perf_counter() - started),
+            pool_ms=_milliseconds(use.pool),
+            database_ms=_milliseconds(use.database),
+            statements=use.statements,
+            **_cause(code, error),
+        )
+
+
+def _cause(code: Code, error: BaseException | None) -> dict[str, object]:
+    """What the log says of an error: all of it for a fault of ours, its kind for the rest."""
+    if error is None:
+        return {}
+    if code is Code.INTERNAL:
+        return {"exc_info": error}
+    return {"error": type(error).__name__}
+
+
+def _request_id(context: Context) -> str:
+    """The caller's request id, or one of ours when there is none that can be printed."""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID and isinstance(value, str) and 0 < len(value) <= LONGEST_REQUEST_ID:
+            return value
+    return secrets.token_hex(8)
+
+
+def _to_violation(found: protovalidate.Violation) -> Violation:
+    rule = found.proto
+    elements = rule.field.elements if rule.field else ()
+    parts = [
+        f"{element.field_name}[{element.subscript.value}]"
+        if element.subscript is not None
+        else element.field_name
+        for element in elements
+    ]
+    return Violation(".".join(parts), _PLAIN_WORDS.get(rule.rule_id, rule.message))
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)

@@ -1,0 +1,89 @@
+"""Page tokens: where a list goes on, opaque to callers, bound to what was asked.
+
+A token is base64url over a version byte, a digest and a position. The digest covers the position
+and what was asked, so one that was altered, or that belongs to another list, filter or order, is
+refused. It is no secret: whoever forges one sees no more than the list would show.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Literal
+
+from service.errors import InvalidRequest, Violation
+from storage.keyset import Cursor, Order, Window
+
+if TYPE_CHECKING:
+    from byline.v1.users_pb2 import ListUsersRequest
+
+    ListRequest = ListUsersRequest
+
+DEFAULT_SIZE = 50
+MAX_SIZE = 1000
+# What may change from one page to the next.
+_FREE: tuple[Literal["page_size", "page_token", "view"], ...] = ("page_size", "page_token", "view")
+_VERSION = b"\x01"
+_DIGEST_SIZE = 12
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def window(request: ListRequest) -> Window:
+    """Returns which page is asked for.
+
+    A size of 0 means the default, and one above the maximum means the maximum (AIP-158).
+
+    Raises:
+        InvalidRequest: when the page token is altered or belongs to another list.
+    """
+    field, _, direction = request.order_by.partition(" ")
+    order = Order(field or "id", descending=direction == "desc")
+    return Window(order, _decode(request), min(request.page_size or DEFAULT_SIZE, MAX_SIZE))
+
+
+def token(cursor: Cursor | None, request: ListRequest) -> str:
+    """Returns the token of a position in the asked list; empty when there is no more to come."""
+    if cursor is None:
+        return ""
+    value, row_id = cursor
+    is_moment = isinstance(value, datetime)
+    plain = (value - _EPOCH) // _MICROSECOND if isinstance(value, datetime) else value
+    position = json.dumps([plain, row_id, is_moment], separators=(",", ":")).encode()
+    raw = _VERSION + _digest(position, request) + position
+    return urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def _decode(request: ListRequest) -> Cursor | None:
+    if not request.page_token:
+        return None
+    try:
+        text = request.page_token.encode("ascii")
+        raw = urlsafe_b64decode(text + b"=" * (-len(text) % 4))
+    except ValueError:
+        raise _foreign() from None
+    digest, position = raw[1 : 1 + _DIGEST_SIZE], raw[1 + _DIGEST_SIZE :]
+    if raw[:1] != _VERSION or digest != _digest(position, request):
+        raise _foreign()
+    value, row_id, is_moment = json.loads(position)
+    return Cursor(_EPOCH + value * _MICROSECOND if is_moment else value, row_id)
+
+
+def _digest(position: bytes, request: ListRequest) -> bytes:
+    asked = type(request)()
+    asked.CopyFrom(request)
+    for name in _FREE:
+        asked.ClearField(name)
+    scope = f"{request.DESCRIPTOR.full_name} {len(position)} ".encode()
+    return blake2b(
+        scope + position + asked.SerializeToString(deterministic=True),
+        digest_size=_DIGEST_SIZE,
+    ).digest()
+
+
+def _foreign() -> InvalidRequest:
+    return InvalidRequest(
+        Violation("page_token", "is not one that this list, with this filter and order, gave out")
+    )

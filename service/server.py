@@ -1,0 +1,146 @@
+"""All wiring of one server process: services, interceptor, health, reflection, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import grpc
+import structlog
+from byline.v1 import profiles_pb2, users_pb2
+from byline.v1.profiles_pb2_grpc import add_ProfileServiceServicer_to_server
+from byline.v1.users_pb2_grpc import add_UserServiceServicer_to_server
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha import reflection
+
+from service.health import Health
+from service.interceptors import Limits, Pipeline
+from service.passwords import Passwords
+from service.profiles import Profiles
+from service.users import Users
+from storage.database import Database, PoolConfig
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from service.config import Address, Settings
+
+SERVICES = (
+    users_pb2.DESCRIPTOR.services_by_name["UserService"].full_name,
+    profiles_pb2.DESCRIPTOR.services_by_name["ProfileService"].full_name,
+)
+HEALTH = "grpc.health.v1.Health"
+
+log = structlog.get_logger("byline.server")
+
+
+class Server:
+    """One gRPC server on one database, inside one event loop.
+
+    Args:
+        settings: how it behaves.
+        database_url: the database it serves from.
+    """
+
+    def __init__(self, settings: Settings, database_url: str) -> None:
+        self._settings = settings
+        self._pipeline = Pipeline(
+            Limits(
+                default=settings.default_deadline,
+                longest=settings.max_deadline,
+                margin=settings.deadline_margin,
+                retries=settings.contention_retries,
+            )
+        )
+        self._server = grpc.aio.server(
+            interceptors=[self._pipeline],
+            options=[("grpc.so_reuseport", int(settings.workers > 1))],
+        )
+        self._database = Database(database_url, pool_config(settings))
+        self._passwords = Passwords(
+            time_cost=settings.hash_time_cost,
+            memory_kib=settings.hash_memory_kib,
+            parallelism=settings.hash_parallelism,
+            threads=settings.hash_threads,
+            queue=settings.hash_queue,
+        )
+        self._health = Health(
+            self._database,
+            SERVICES,
+            interval=settings.health_interval,
+            patience=settings.health_patience,
+        )
+        add_UserServiceServicer_to_server(Users(self._database, self._passwords), self._server)
+        add_ProfileServiceServicer_to_server(Profiles(self._database), self._server)
+        add_HealthServicer_to_server(self._health.servicer, self._server)
+        names = (*SERVICES, HEALTH, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+
+    @asynccontextmanager
+    async def serving(self, address: Address) -> AsyncIterator[int]:
+        """Serves until the block ends, then drains: yields the port.
+
+        Raises:
+            RuntimeError: when the address cannot be listened on.
+        """
+        port = self._server.add_insecure_port(str(address))
+        await self._server.start()
+        watching = asyncio.create_task(self._health.watch())
+        try:
+            yield port
+        finally:
+            await self._drain()
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            self._passwords.close()
+            await self._database.close()
+
+    async def _drain(self) -> None:
+        """Ends service without failing a call that can still be answered."""
+        await self._health.drain()
+        await asyncio.sleep(self._settings.drain_pause)
+        stopping = asyncio.create_task(self._server.stop(self._settings.drain_grace))
+        idle = asyncio.create_task(self._pipeline.idle())
+        await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
+        # What is still open then is watches of health, which never end by themselves.
+        await self._server.stop(0)
+        await stopping
+        # Calls that were cancelled still have their connections to give back.
+        await idle
+
+
+def pool_config(settings: Settings) -> PoolConfig:
+    """Returns the part of the settings that is the database's."""
+    return PoolConfig(
+        size=settings.pool_size,
+        overflow=settings.pool_overflow,
+        wait=settings.pool_wait,
+        recycle=settings.pool_recycle,
+        connect_timeout=settings.connect_timeout,
+        statement_timeout=settings.statement_timeout,
+        lock_timeout=settings.lock_timeout,
+    )
+
+
+async def serve(
+    settings: Settings, database_url: str, address: Address, started: Callable[[int], None]
+) -> None:
+    """Serves until SIGTERM or SIGINT, then drains.
+
+    Args:
+        settings: how the server behaves.
+        database_url: the database it serves from.
+        address: where to listen.
+        started: called with the port once the server takes calls.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with Server(settings, database_url).serving(address) as port:
+        started(port)
+        await stop.wait()
+        log.info("draining", pause=settings.drain_pause, grace=settings.drain_grace)
+    log.info("stopped")
