@@ -1,0 +1,100 @@
+"""A client as a caller has it: the generated stubs, and errors with their details read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+import grpc
+from byline.v1.profiles_pb2_grpc import ProfileServiceStub
+from byline.v1.users_pb2_grpc import UserServiceStub
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+    from types import TracebackType
+
+STATUS_DETAILS = "grpc-status-details-bin"
+
+
+class Client:
+    """Stubs of every service on one channel.
+
+    Args:
+        target: `host:port` of the server.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.channel = grpc.aio.insecure_channel(target)
+        self.users = UserServiceStub(self.channel)
+        self.profiles = ProfileServiceStub(self.channel)
+        self.health = HealthStub(self.channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.channel.close()
+
+    async def raw(self, method: str, request: bytes) -> bytes:
+        """Sends bytes to a method, as `byline.v1.UserService/GetUser`, whatever they are."""
+        call = self.channel.unary_unary(
+            f"/{method}", request_serializer=bytes, response_deserializer=bytes
+        )
+        return await call(request)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a failed call told its caller."""
+
+    code: grpc.StatusCode
+    message: str
+    reason: str = ""
+    domain: str = ""
+    fields: tuple[str, ...] = ()
+    resource: tuple[str, str] = ("", "")
+    retry_after: float | None = None
+    details: tuple[str, ...] = ()
+    trailers: dict[str, str | bytes] = field(default_factory=dict)
+
+
+async def refusal_of(call: Awaitable[object]) -> Refusal:
+    """Awaits a call that is to fail, and returns what it told."""
+    try:
+        answer = await call
+    except grpc.aio.AioRpcError as error:
+        return _read(error)
+    raise AssertionError(f"the call was answered: {answer}")
+
+
+def _read(error: grpc.aio.AioRpcError) -> Refusal:
+    trailers = dict(error.trailing_metadata())
+    status = status_pb2.Status.FromString(trailers.get(STATUS_DETAILS, b""))
+    known: dict[str, object] = {}
+    for packed in status.details:
+        name = packed.TypeName().removeprefix("google.rpc.")
+        detail = getattr(error_details_pb2, name)()
+        packed.Unpack(detail)
+        match name:
+            case "ErrorInfo":
+                known |= {"reason": detail.reason, "domain": detail.domain}
+            case "BadRequest":
+                known["fields"] = tuple(each.field for each in detail.field_violations)
+            case "ResourceInfo":
+                known["resource"] = (detail.resource_type, detail.resource_name)
+            case "RetryInfo":
+                known["retry_after"] = detail.retry_delay.ToTimedelta().total_seconds()
+    return Refusal(
+        code=error.code(),
+        message=error.details() or "",
+        details=tuple(each.TypeName().removeprefix("google.rpc.") for each in status.details),
+        trailers=trailers,
+        **known,  # type: ignore[arg-type] # each as its field is declared
+    )

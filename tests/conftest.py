@@ -1,0 +1,138 @@
+"""What every test stands on: one throwaway PostgreSQL for the run, one database for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import pytest
+from sqlalchemy import make_url
+
+import migrations
+from service.config import Address, Settings
+from service.loop import factory
+from service.server import Server
+from storage import embedded
+from storage.database import Database
+from tests.clients import Client
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+TEMPLATE = "byline_template"
+CLUSTER = pytest.StashKey[str]()
+# Nothing in a throwaway cluster has to outlive the machine's power.
+CLUSTER_SETTINGS = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "400",
+}
+
+_numbers = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts the cluster, once for all parallel workers, and migrates the template."""
+    if hasattr(config, "workerinput"):
+        config.stash[CLUSTER] = config.workerinput["cluster"]
+        return
+    stack = ExitStack()
+    config.add_cleanup(stack.close)
+    folder = Path(tempfile.mkdtemp(prefix="byline-tests-"))
+    stack.callback(shutil.rmtree, folder)
+    endpoint = stack.enter_context(embedded.running(folder, settings=CLUSTER_SETTINGS))
+    config.stash[CLUSTER] = endpoint.url
+    asyncio.run(_administer(endpoint.url, f"CREATE DATABASE {TEMPLATE}"))
+    migrations.up(_named(endpoint.url, TEMPLATE))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - xdist has no types
+    """Tells a parallel worker where the cluster is."""
+    node.workerinput["cluster"] = node.config.stash[CLUSTER]
+
+
+@pytest.hookimpl
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Runs the tests on the event loop that the service runs on."""
+    return {"uvloop": factory}
+
+
+@pytest.fixture(scope="session")
+def cluster(pytestconfig: pytest.Config) -> str:
+    """The URL of the run's cluster."""
+    return pytestconfig.stash[CLUSTER]
+
+
+@pytest.fixture
+async def empty_url(cluster: str, worker_id: str) -> AsyncIterator[str]:
+    """The URL of a database without tables, gone after the test."""
+    async for url in _fresh(cluster, worker_id, "template0"):
+        yield url
+
+
+@pytest.fixture
+async def database_url(cluster: str, worker_id: str) -> AsyncIterator[str]:
+    """The URL of a migrated database with nothing in it, gone after the test."""
+    async for url in _fresh(cluster, worker_id, TEMPLATE):
+        yield url
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[Database]:
+    """A migrated database with nothing in it."""
+    database = Database(database_url)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """Settings under which nothing is slower than a test needs it to be."""
+    return Settings(
+        _env_file=None,
+        listen="127.0.0.1:0",
+        health_interval=0.05,
+        drain_pause=0,
+        hash_time_cost=1,
+        hash_memory_kib=8,
+        hash_parallelism=1,
+        log_format="json",
+    )
+
+
+@pytest.fixture
+async def client(settings: Settings, database_url: str) -> AsyncIterator[Client]:
+    """A client of a server on a database of its own."""
+    server = Server(settings, database_url)
+    async with (
+        server.serving(Address("127.0.0.1", 0)) as port,
+        Client(f"127.0.0.1:{port}") as connected,
+    ):
+        yield connected
+
+
+async def _fresh(cluster: str, worker: str, template: str) -> AsyncIterator[str]:
+    name = f"test_{worker}_{next(_numbers)}"
+    await _administer(cluster, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield _named(cluster, name)
+    await _administer(cluster, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _named(url: str, database: str) -> str:
+    return make_url(url).set(database=database).render_as_string(hide_password=False)
+
+
+async def _administer(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()

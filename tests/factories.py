@@ -1,0 +1,53 @@
+"""Believable things to test with, each different from the last."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from byline.v1 import users_pb2
+
+from storage import users
+
+if TYPE_CHECKING:
+    from storage.database import Database
+    from storage.users import UserRow
+    from tests.clients import Client
+
+PASSWORD = "correct horse battery staple"
+
+_numbers = itertools.count(1)
+
+
+def new_user(**given: Any) -> users.NewUser:  # noqa: ANN401 - any field of NewUser
+    """A user to add by storage."""
+    number = next(_numbers)
+    values = {
+        "email": f"user{number}@example.com",
+        "username": f"user{number}",
+        "password_hash": "$argon2id$not-a-hash",
+    }
+    return users.NewUser(**values | given)
+
+
+async def add_user(db: Database, **given: Any) -> UserRow:  # noqa: ANN401 - any field of NewUser
+    """Adds a user by storage."""
+    async with db.transaction() as tx:
+        return await users.create(tx, new_user(**given))
+
+
+def create_user_request(**given: Any) -> users_pb2.CreateUserRequest:  # noqa: ANN401 - any field
+    """A request that makes a user."""
+    number = next(_numbers)
+    values = {
+        "email": f"user{number}@example.com",
+        "username": f"user{number}",
+        "password": PASSWORD,
+    }
+    return users_pb2.CreateUserRequest(**values | given)
+
+
+async def create_user(client: Client, **given: Any) -> users_pb2.User:  # noqa: ANN401 - any field
+    """Makes a user over gRPC."""
+    answer = await client.users.CreateUser(create_user_request(**given))
+    return answer.user
