@@ -1,11 +1,10 @@
-"""Builds the protobuf stubs into `protos/gen`, and the image that `buf` checks.
+"""Builds the protobuf stubs, and the image that `buf` checks, into `protos/gen`.
 
 hatchling runs `StubsHook` for every build, editable ones too, so an edited .proto reaches the code
-with the next `uv run`. `python protos/build.py IMAGE` writes the image alone.
+with the next `uv run`.
 """
 
 import shutil
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -46,8 +45,12 @@ def _validate_descriptor(scratch: Path) -> bytes:
     return known.SerializeToString()
 
 
-def build_stubs() -> None:
-    """Writes the message and service modules and their type stubs."""
+def build() -> None:
+    """Writes the message and service modules, their type stubs, and the image.
+
+    The image is a descriptor set with comments: `buf lint` and `buf breaking` take it, and need no
+    network for what it imports.
+    """
     shutil.rmtree(GEN, ignore_errors=True)
     GEN.mkdir()
     run(
@@ -57,11 +60,8 @@ def build_stubs() -> None:
         f"--mypy_grpc_out=only_async:{GEN}",
     )
     run(f"--python_out={GEN}", f"--mypy_out={GEN}", VALIDATE)
-
-
-def build_image(path: str) -> None:
-    """Writes the descriptor set, with comments, that `buf lint` and `buf breaking` take."""
-    run("--include_imports", "--include_source_info", f"--descriptor_set_out={path}")
+    image = GEN / "image.binpb"
+    run("--include_imports", "--include_source_info", f"--descriptor_set_out={image}")
 
 
 class StubsHook(BuildHookInterface[Any]):
@@ -70,8 +70,4 @@ class StubsHook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Builds the stubs before hatchling collects files."""
         del version, build_data
-        build_stubs()
-
-
-if __name__ == "__main__":
-    build_image(sys.argv[1])
+        build()
