@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import shutil
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,9 @@ from tests.clients import Client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    Serve = Callable[..., AbstractAsyncContextManager[Client]]
 
 TEMPLATE = "byline_template"
 CLUSTER = pytest.StashKey[str]()
@@ -74,14 +77,21 @@ def cluster(pytestconfig: pytest.Config) -> str:
 @pytest.fixture
 async def empty_url(cluster: str, worker_id: str) -> AsyncIterator[str]:
     """The URL of a database without tables, gone after the test."""
-    async for url in _fresh(cluster, worker_id, "template0"):
+    async with _fresh(cluster, worker_id, "template0") as url:
         yield url
 
 
 @pytest.fixture
 async def database_url(cluster: str, worker_id: str) -> AsyncIterator[str]:
     """The URL of a migrated database with nothing in it, gone after the test."""
-    async for url in _fresh(cluster, worker_id, TEMPLATE):
+    async with _fresh(cluster, worker_id, TEMPLATE) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+async def shared_url(cluster: str, worker_id: str) -> AsyncIterator[str]:
+    """The URL of a migrated database that all tests of a file share, with what they leave there."""
+    async with _fresh(cluster, worker_id, TEMPLATE) as url:
         yield url
 
 
@@ -93,7 +103,7 @@ async def db(database_url: str) -> AsyncIterator[Database]:
     await database.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def settings() -> Settings:
     """Settings under which nothing is slower than a test needs it to be."""
     return Settings(
@@ -108,17 +118,30 @@ def settings() -> Settings:
     )
 
 
+@pytest.fixture(scope="session")
+def serve(settings: Settings) -> Serve:
+    """Starts a server on a database, with other settings where given, and yields its client."""
+
+    @asynccontextmanager
+    async def serving(url: str, **changed: object) -> AsyncIterator[Client]:
+        server = Server(settings.model_copy(update=changed), url)
+        async with (
+            server.serving(Address("127.0.0.1", 0)) as port,
+            Client(f"127.0.0.1:{port}") as connected,
+        ):
+            yield connected
+
+    return serving
+
+
 @pytest.fixture
-async def client(settings: Settings, database_url: str) -> AsyncIterator[Client]:
+async def client(serve: Serve, database_url: str) -> AsyncIterator[Client]:
     """A client of a server on a database of its own."""
-    server = Server(settings, database_url)
-    async with (
-        server.serving(Address("127.0.0.1", 0)) as port,
-        Client(f"127.0.0.1:{port}") as connected,
-    ):
+    async with serve(database_url) as connected:
         yield connected
 
 
+@asynccontextmanager
 async def _fresh(cluster: str, worker: str, template: str) -> AsyncIterator[str]:
     name = f"test_{worker}_{next(_numbers)}"
     await _administer(cluster, f"CREATE DATABASE {name} TEMPLATE {template}")
