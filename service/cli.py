@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, get_args, get_origin
 
 import structlog
+from rich.progress import MofNCompleteColumn, Progress
 
 import migrations
 from service import logs
 from service.config import Address, Settings, SettingsError, load, parse_address
 from service.loop import run
-from service.server import serve
+from service.passwords import hash_with_salt
+from service.server import pool_config, serve
 from service.supervisor import supervise
-from storage import embedded
-from storage.database import without_password
+from storage import embedded, seeding
+from storage.database import Database, without_password
+from storage.errors import AlreadyExists
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +45,7 @@ Try:
   buf curl --protocol grpc --http2-prior-knowledge -d '{request}' \
 http://{address}/byline.v1.UserService/CreateUser
 Ctrl-C stops it."""
+SEEDED_PASSWORD = "correct horse"  # noqa: S105 - printed for everybody to use
 EXAMPLE = '{"email":"ada@example.com","username":"ada","password":"correct horse"}'
 
 log = structlog.get_logger("byline")
@@ -112,6 +116,36 @@ def _migrate(settings: Settings, action: str, revision: str | None = None) -> No
     print(f"{where.shown}\nschema {status.current or 'empty'}: {_described(status)}")
     for name, title in status.pending:
         print(f"  pending {name}  {title}")
+
+
+def _seed(settings: Settings, **amounts: int) -> None:
+    """Fills the database with believable data, the same for the same --seed."""
+    plan = seeding.Plan(**amounts)
+    password_hash = hash_with_salt(SEEDED_PASSWORD, f"byline seed {plan.seed:08}")
+    with (
+        _database(settings, share=True) as where,
+        Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as bar,
+    ):
+        _ensure_schema(settings, where)
+        tasks = {
+            name: bar.add_task(name, total=amounts[name]) for name in ("users", "tags", "posts")
+        }
+
+        async def fill() -> None:
+            db = Database(where.url, pool_config(settings))
+            try:
+                await seeding.seed(
+                    db, plan, password_hash, lambda name, made: bar.advance(tasks[name], made)
+                )
+            except AlreadyExists:
+                raise CommandFailed(
+                    f"the database has the data of seed {plan.seed} already; take another --seed"
+                ) from None
+            finally:
+                await db.close()
+
+        run(fill())
+    print(f"Every user's password is: {SEEDED_PASSWORD}")
 
 
 @contextmanager
@@ -240,7 +274,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     migrating.add_argument("revision", nargs="?", help="another revision; sql takes FROM:TO too")
     _add_settings(migrating, ("database_url", "data_dir", "log_level", "log_format"))
+
+    seeding_ = _command(commands, "seed", _seed)
+    for name, default, text in (
+        ("users", 1_000, "users to add"),
+        ("posts", 5_000, "posts to add, most of them by few of these users"),
+        ("tags", 200, "tags to add, few of them on most of these posts"),
+        ("seed", 1, "which of all such data: the same seed makes the same"),
+    ):
+        seeding_.add_argument(
+            f"--{name}", type=_natural, default=default, metavar="N", help=f"{text} [{default}]"
+        )
+    _add_settings(seeding_, ("database_url", "data_dir", "migrate", "log_level", "log_format"))
     return parser
+
+
+def _natural(text: str) -> int:
+    """Reads a number that is not negative."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
+    return int(text)
 
 
 def _command(

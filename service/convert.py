@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from byline.v1 import profiles_pb2, users_pb2
+from byline.v1 import posts_pb2, resources_pb2, tags_pb2, users_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from service.errors import InvalidRequest, Violation
+from storage import posts, tags, users
 from storage.models import Role
-from storage.users import Filter, Key
+from storage.users import Key
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from google.protobuf.field_mask_pb2 import FieldMask
     from google.protobuf.message import Message
 
+    from storage.posts import PostRow
     from storage.profiles import ProfileRow
+    from storage.tags import TagRow
     from storage.users import UserRow
+
+Resource = TypeVar("Resource", resources_pb2.User, resources_pb2.Post)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -29,16 +34,16 @@ _NANOS_PER_SECOND = 1_000_000_000
 _NANOS_PER_MICROSECOND = 1_000
 
 _ROLE_MESSAGES = {
-    Role.USER: users_pb2.USER_ROLE_USER,
-    Role.ADMIN: users_pb2.USER_ROLE_ADMIN,
-    Role.MODERATOR: users_pb2.USER_ROLE_MODERATOR,
+    Role.USER: resources_pb2.USER_ROLE_USER,
+    Role.ADMIN: resources_pb2.USER_ROLE_ADMIN,
+    Role.MODERATOR: resources_pb2.USER_ROLE_MODERATOR,
 }
 _ROLES = {number: role for role, number in _ROLE_MESSAGES.items()}
 
 
-def to_user(row: UserRow) -> users_pb2.User:
-    """Returns the message of a user."""
-    return users_pb2.User(
+def to_user(row: UserRow, more: posts.OfUsers | None = None) -> resources_pb2.User:
+    """Returns the message of a user, with what the full view adds if it is given."""
+    message = resources_pb2.User(
         id=row.id,
         email=row.email,
         username=row.username,
@@ -50,15 +55,53 @@ def to_user(row: UserRow) -> users_pb2.User:
         etag=to_etag(row.updated_at),
         profile=None if row.profile is None else to_profile(row.profile),
     )
+    if more is not None:
+        message.post_count = more.counts.get(row.id, 0)
+        message.newest_posts.extend(map(to_post, more.newest.get(row.id, ())))
+    return message
 
 
-def to_profile(row: ProfileRow) -> profiles_pb2.Profile:
+def to_profile(row: ProfileRow) -> resources_pb2.Profile:
     """Returns the message of a profile."""
-    return profiles_pb2.Profile(
+    return resources_pb2.Profile(
         user_id=row.user_id,
         bio=row.bio,
         avatar_url=row.avatar_url,
         etag=to_etag(row.updated_at),
+    )
+
+
+def to_post(row: PostRow) -> resources_pb2.Post:
+    """Returns the message of a post, with what was loaded of it."""
+    return resources_pb2.Post(
+        id=row.id,
+        author_id=row.author_id,
+        title=row.title,
+        content=row.content,
+        published=row.published,
+        created_at=to_timestamp(row.created_at),
+        updated_at=to_timestamp(row.updated_at),
+        published_at=None if row.published_at is None else to_timestamp(row.published_at),
+        etag=to_etag(row.updated_at),
+        author=None if row.author is None else to_user(row.author),
+        tags=map(to_tag, row.tags),
+    )
+
+
+def to_tag(row: TagRow) -> resources_pb2.Tag:
+    """Returns the message of a tag."""
+    return resources_pb2.Tag(
+        id=row.id, name=row.name, post_count=row.post_count, etag=to_etag(row.updated_at)
+    )
+
+
+def to_statistics(row: posts.Statistics) -> users_pb2.GetUserStatisticsResponse:
+    """Returns the message of what a user's posts amount to."""
+    return users_pb2.GetUserStatisticsResponse(
+        post_count=row.post_count,
+        published_post_count=row.published_post_count,
+        first_post_at=None if row.first_post_at is None else to_timestamp(row.first_post_at),
+        last_post_at=None if row.last_post_at is None else to_timestamp(row.last_post_at),
     )
 
 
@@ -111,7 +154,7 @@ def from_timestamp(message: Timestamp, field: str, *, round_up: bool = False) ->
         return _LAST
 
 
-def from_role(role: users_pb2.UserRole.ValueType) -> Role | None:
+def from_role(role: resources_pb2.UserRole.ValueType) -> Role | None:
     """Returns the role; None when it is not stated."""
     return _ROLES.get(role)
 
@@ -134,24 +177,53 @@ def from_login(request: users_pb2.VerifyPasswordRequest) -> Key:
     return Key("email", request.email)
 
 
-def from_filter(message: users_pb2.UserFilter) -> Filter:
+def from_tag_key(request: tags_pb2.GetTagRequest) -> tags.Key:
+    """Returns how the request names a tag."""
+    if request.WhichOneof("key") == "name":
+        return tags.Key("name", request.name)
+    return tags.Key("id", request.id)
+
+
+def from_user_filter(message: users_pb2.UserFilter) -> users.Filter:
     """Returns the conditions of a filter."""
-    return Filter(
+    return users.Filter(
         is_active=message.is_active if message.HasField("is_active") else None,
         role=from_role(message.role),
         query=message.query,
-        created_after=from_timestamp(message.created_after, "filter.created_after")
-        if message.HasField("created_after")
-        else None,
-        created_before=from_timestamp(
-            message.created_before, "filter.created_before", round_up=True
-        )
-        if message.HasField("created_before")
-        else None,
+        **_created(message),
     )
 
 
-def user_changes(user: users_pb2.User, mask: FieldMask) -> dict[str, object]:
+def from_post_filter(message: posts_pb2.PostFilter) -> posts.Filter:
+    """Returns the conditions of a filter."""
+    return posts.Filter(
+        author_id=message.author_id or None,
+        published=message.published if message.HasField("published") else None,
+        tag=message.tag,
+        query=message.query,
+        **_created(message),
+    )
+
+
+def _created(message: users_pb2.UserFilter | posts_pb2.PostFilter) -> dict[str, datetime]:
+    """The moments between which a filter's things were created, those that are set."""
+    moments = {}
+    if message.HasField("created_after"):
+        moments["created_after"] = from_timestamp(message.created_after, "filter.created_after")
+    if message.HasField("created_before"):
+        moments["created_before"] = from_timestamp(
+            message.created_before, "filter.created_before", round_up=True
+        )
+    return moments
+
+
+def in_order(ids: Sequence[int], found: Mapping[int, Resource]) -> tuple[list[Resource], list[int]]:
+    """Returns what was found in the order asked, and the ids of what was not, each once."""
+    missing = dict.fromkeys(each for each in ids if each not in found)
+    return [found[each] for each in ids if each in found], list(missing)
+
+
+def user_changes(user: resources_pb2.User, mask: FieldMask) -> dict[str, object]:
     """Returns the new values that an update of a user names, by field.
 
     Raises:
@@ -163,13 +235,25 @@ def user_changes(user: users_pb2.User, mask: FieldMask) -> dict[str, object]:
     return values
 
 
-def profile_changes(profile: profiles_pb2.Profile, mask: FieldMask) -> dict[str, object]:
+def profile_changes(profile: resources_pb2.Profile, mask: FieldMask) -> dict[str, object]:
     """Returns the new values that an update of a profile names, by field.
 
     Raises:
         InvalidRequest: when the mask names a part of a field.
     """
     return changes(profile, mask, ("bio", "avatar_url"))
+
+
+def post_changes(post: resources_pb2.Post, mask: FieldMask) -> dict[str, object]:
+    """Returns the new values that an update of a post names, by field; of tags the names.
+
+    Raises:
+        InvalidRequest: when the mask names a part of a field.
+    """
+    values = changes(post, mask, ("title", "content", "published", "tags"))
+    if "tags" in values:
+        values["tags"] = [tag.name for tag in post.tags]
+    return values
 
 
 def changes(message: Message, mask: FieldMask, mutable: Sequence[str]) -> dict[str, object]:

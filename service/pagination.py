@@ -9,38 +9,49 @@ from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from service.errors import InvalidRequest, Violation
 from storage.keyset import Cursor, Order, Window
 
 if TYPE_CHECKING:
-    from byline.v1.users_pb2 import ListUsersRequest
+    from byline.v1 import posts_pb2, tags_pb2, users_pb2
 
-    ListRequest = ListUsersRequest
+    ListRequest = (
+        users_pb2.ListUsersRequest
+        | users_pb2.ListAuthorsRequest
+        | users_pb2.ListUserPostCountsRequest
+        | posts_pb2.ListPostsRequest
+        | tags_pb2.ListTagsRequest
+    )
 
 DEFAULT_SIZE = 50
 MAX_SIZE = 1000
 # What may change from one page to the next.
-_FREE: tuple[Literal["page_size", "page_token", "view"], ...] = ("page_size", "page_token", "view")
+_FREE = ("page_size", "page_token", "view")
 _VERSION = b"\x01"
 _DIGEST_SIZE = 12
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def window(request: ListRequest) -> Window:
+def window(request: ListRequest, default: str = "id") -> Window:
     """Returns which page is asked for.
 
     A size of 0 means the default, and one above the maximum means the maximum (AIP-158).
 
+    Args:
+        request: the request.
+        default: the field to order by when the request names none.
+
     Raises:
         InvalidRequest: when the page token is altered or belongs to another list.
     """
-    field, _, direction = request.order_by.partition(" ")
-    order = Order(field or "id", descending=direction == "desc")
+    field, _, direction = getattr(request, "order_by", "").partition(" ")
+    order = Order(field or default, descending=direction == "desc")
     return Window(order, _decode(request), min(request.page_size or DEFAULT_SIZE, MAX_SIZE))
 
 
@@ -72,10 +83,10 @@ def _decode(request: ListRequest) -> Cursor | None:
 
 
 def _digest(position: bytes, request: ListRequest) -> bytes:
-    asked = type(request)()
-    asked.CopyFrom(request)
+    asked = deepcopy(request)
     for name in _FREE:
-        asked.ClearField(name)
+        if name in asked.DESCRIPTOR.fields_by_name:
+            asked.ClearField(name)  # type: ignore[arg-type] # looked up
     scope = f"{request.DESCRIPTOR.full_name} {len(position)} ".encode()
     return blake2b(
         scope + position + asked.SerializeToString(deterministic=True),

@@ -83,6 +83,11 @@ class Passwords:
         self._free += 1
 
 
+def hash_with_salt(password: str, salt: str) -> str:
+    """Returns the hash of a password that is no secret, the same for the same salt."""
+    return PasswordHasher().hash(_normalised(password), salt=salt.encode())
+
+
 def _normalised(password: str) -> bytes:
     """One spelling of a password, however its accents were typed (RFC 8265, OpaqueString)."""
     return unicodedata.normalize("NFC", password).encode()

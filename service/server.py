@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import grpc
 import structlog
-from byline.v1 import profiles_pb2, users_pb2
+from byline.v1 import posts_pb2, profiles_pb2, tags_pb2, users_pb2
+from byline.v1.posts_pb2_grpc import add_PostServiceServicer_to_server
 from byline.v1.profiles_pb2_grpc import add_ProfileServiceServicer_to_server
+from byline.v1.tags_pb2_grpc import add_TagServiceServicer_to_server
 from byline.v1.users_pb2_grpc import add_UserServiceServicer_to_server
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
@@ -18,7 +20,9 @@ from grpc_reflection.v1alpha import reflection
 from service.health import Health
 from service.interceptors import Limits, Pipeline
 from service.passwords import Passwords
+from service.posts import Posts
 from service.profiles import Profiles
+from service.tags import Tags
 from service.users import Users
 from storage.database import Database, PoolConfig
 
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 SERVICES = (
     users_pb2.DESCRIPTOR.services_by_name["UserService"].full_name,
     profiles_pb2.DESCRIPTOR.services_by_name["ProfileService"].full_name,
+    posts_pb2.DESCRIPTOR.services_by_name["PostService"].full_name,
+    tags_pb2.DESCRIPTOR.services_by_name["TagService"].full_name,
 )
 HEALTH = "grpc.health.v1.Health"
 
@@ -74,6 +80,8 @@ class Server:
         )
         add_UserServiceServicer_to_server(Users(self._database, self._passwords), self._server)
         add_ProfileServiceServicer_to_server(Profiles(self._database), self._server)
+        add_PostServiceServicer_to_server(Posts(self._database), self._server)
+        add_TagServiceServicer_to_server(Tags(self._database), self._server)
         add_HealthServicer_to_server(self._health.servicer, self._server)
         names = (*SERVICES, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)

@@ -9,14 +9,17 @@ from byline.v1.users_pb2_grpc import UserServiceServicer
 
 from service import convert, pagination
 from service.errors import InvalidCredentials
-from storage import profiles, users
+from storage import posts, profiles, users
 from storage.models import Role
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from contextlib import AbstractAsyncContextManager
+
     from grpc.aio import ServicerContext
 
     from service.passwords import Passwords
-    from storage.database import Database
+    from storage.database import Database, Read
 
     Context = ServicerContext[Any, Any]
 
@@ -48,36 +51,37 @@ class Users(UserServiceServicer):
     async def GetUser(self, request: pb.GetUserRequest, _: Context) -> pb.GetUserResponse:
         """Returns one user."""
         key = convert.from_key(request)
-        async with self._db.read() as read:
+        async with self._reading(request.view) as read:
             row = await users.get(read, key, profile=_with_profile(request.view))
-        return pb.GetUserResponse(user=convert.to_user(row))
+            more = await _more(read, request.view, [row])
+        return pb.GetUserResponse(user=convert.to_user(row, more))
 
     async def BatchGetUsers(
         self, request: pb.BatchGetUsersRequest, _: Context
     ) -> pb.BatchGetUsersResponse:
         """Returns users by id."""
-        async with self._db.read() as read:
+        async with self._reading(request.view) as read:
             found = await users.batch_get(read, request.ids, profile=_with_profile(request.view))
-        messages = {user_id: convert.to_user(row) for user_id, row in found.items()}
-        return pb.BatchGetUsersResponse(
-            users=[messages[user_id] for user_id in request.ids if user_id in messages],
-            missing_ids=dict.fromkeys(i for i in request.ids if i not in messages),
-        )
+            more = await _more(read, request.view, found.values())
+        messages = {user_id: convert.to_user(row, more) for user_id, row in found.items()}
+        present, missing = convert.in_order(request.ids, messages)
+        return pb.BatchGetUsersResponse(users=present, missing_ids=missing)
 
     async def ListUsers(self, request: pb.ListUsersRequest, _: Context) -> pb.ListUsersResponse:
         """Returns a page of users."""
-        where = convert.from_filter(request.filter)
+        where = convert.from_user_filter(request.filter)
         window = pagination.window(request)
-        async with self._db.read() as read:
+        async with self._reading(request.view) as read:
             page = await users.list_page(read, where, window, profile=_with_profile(request.view))
+            more = await _more(read, request.view, page.rows)
         return pb.ListUsersResponse(
-            users=map(convert.to_user, page.rows),
+            users=(convert.to_user(row, more) for row in page.rows),
             next_page_token=pagination.token(page.next, request),
         )
 
     async def CountUsers(self, request: pb.CountUsersRequest, _: Context) -> pb.CountUsersResponse:
         """Counts users."""
-        where = convert.from_filter(request.filter)
+        where = convert.from_user_filter(request.filter)
         async with self._db.read() as read:
             total = await users.count(read, where)
         return pb.CountUsersResponse(count=total)
@@ -140,6 +144,43 @@ class Users(UserServiceServicer):
             await users.change_password(tx, request.id, known.password_hash, new_hash)
         return pb.ChangePasswordResponse()
 
+    async def GetUserStatistics(
+        self, request: pb.GetUserStatisticsRequest, _: Context
+    ) -> pb.GetUserStatisticsResponse:
+        """Returns what a user's posts amount to."""
+        async with self._db.read() as read:
+            row = await posts.statistics(read, request.user_id)
+        return convert.to_statistics(row)
+
+    async def ListUserPostCounts(
+        self, request: pb.ListUserPostCountsRequest, _: Context
+    ) -> pb.ListUserPostCountsResponse:
+        """Returns a page of how many posts each user has."""
+        window = pagination.window(request)
+        async with self._db.read() as read:
+            page = await users.list_post_counts(read, window)
+        return pb.ListUserPostCountsResponse(
+            counts=(pb.UserPostCount(**row._asdict()) for row in page.rows),
+            next_page_token=pagination.token(page.next, request),
+        )
+
+    async def ListAuthors(
+        self, request: pb.ListAuthorsRequest, _: Context
+    ) -> pb.ListAuthorsResponse:
+        """Returns a page of the users who have published."""
+        window = pagination.window(request)
+        async with self._reading(request.view) as read:
+            page = await users.list_authors(read, window, profile=_with_profile(request.view))
+            more = await _more(read, request.view, page.rows)
+        return pb.ListAuthorsResponse(
+            users=(convert.to_user(row, more) for row in page.rows),
+            next_page_token=pagination.token(page.next, request),
+        )
+
+    def _reading(self, view: pb.UserView.ValueType) -> AbstractAsyncContextManager[Read]:
+        """A read whose statements agree, where the view takes more than one."""
+        return self._db.read(snapshot=view == pb.USER_VIEW_FULL)
+
     async def _authenticate(self, key: users.Key, password: str) -> users.Credentials:
         """Returns the active user with this key and password. No connection waits for the hash."""
         async with self._db.read() as read:
@@ -151,4 +192,13 @@ class Users(UserServiceServicer):
 
 
 def _with_profile(view: pb.UserView.ValueType) -> bool:
-    return view == pb.USER_VIEW_PROFILE
+    return view in {pb.USER_VIEW_PROFILE, pb.USER_VIEW_FULL}
+
+
+async def _more(
+    read: Read, view: pb.UserView.ValueType, rows: Iterable[users.UserRow]
+) -> posts.OfUsers | None:
+    """What the full view adds."""
+    if view != pb.USER_VIEW_FULL:
+        return None
+    return await posts.of_users(read, [row.id for row in rows])

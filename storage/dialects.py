@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, any_, bindparam, case, false, func, literal_column, or_
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import any_, bindparam, case, false, func, literal_column, or_, select
+from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,16 +15,48 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
     from sqlalchemy.orm import InstrumentedAttribute
 
+    from storage.models import Base
+
+    Columns = Mapping[InstrumentedAttribute[Any], Sequence[Any]]
+
 _TICK = timedelta(microseconds=1)
 
 
-def is_one_of(column: InstrumentedAttribute[int], ids: Sequence[int]) -> ColumnElement[bool]:
-    """Tells whether the column holds one of the ids.
+def is_one_of(
+    column: InstrumentedAttribute[Any], values: Sequence[int] | Sequence[str]
+) -> ColumnElement[bool]:
+    """Tells whether the column holds one of the values.
 
-    The ids travel as one array, so that the statement's text, and with it its prepared plan, is
-    the same for any number of them.
+    They travel as one array, so that the statement's text, and with it its prepared plan, is the
+    same for any number of them.
     """
-    return column == any_(bindparam(None, list(ids), type_=ARRAY(BigInteger)))
+    return column == any_(bindparam(None, list(values), type_=ARRAY(column.type)))
+
+
+def insert_missing(table: type[Base], columns: Columns) -> Insert:
+    """Adds those of the rows whose unique keys are free, in order, and passes over the others.
+
+    Waits for transactions that are adding the same, and passes over what they commit.
+
+    Args:
+        table: what is added to.
+        columns: the values of each column, all of the same length.
+    """
+    return insert_rows(table, columns).on_conflict_do_nothing()
+
+
+def insert_rows(table: type[Base], columns: Columns) -> Insert:
+    """Adds rows, in order. The statement's text is the same for any number of them.
+
+    Args:
+        table: what is added to.
+        columns: the values of each column, all of the same length.
+    """
+    unnested = (
+        func.unnest(bindparam(None, list(values), type_=ARRAY(column.type)))
+        for column, values in columns.items()
+    )
+    return insert(table).from_select(list(columns), select(*unnested))
 
 
 def changed_at(

@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError
 UNIQUE_KEYS = {
     "uq_users_email_key": ("user", "email"),
     "uq_users_username_key": ("user", "username"),
+    "uq_tags_name_key": ("tag", "name"),
 }
 
 

@@ -16,7 +16,10 @@ from storage.dialects import row_limit
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from sqlalchemy import ColumnElement
     from sqlalchemy.orm import InstrumentedAttribute
+
+    Column = InstrumentedAttribute[Any] | ColumnElement[Any]
 
 Row = TypeVar("Row", bound=tuple[Any, ...])
 Value = int | str | datetime
@@ -60,7 +63,7 @@ class Page(NamedTuple, Generic[Row]):
 def paged(
     statement: Select[*tuple[Any, ...]],
     window: Window,
-    columns: Mapping[str, InstrumentedAttribute[Any]],
+    columns: Mapping[str, Column],
 ) -> Select[*tuple[Any, ...]]:
     """Returns the statement narrowed to one page and one row more, sorted.
 

@@ -71,6 +71,7 @@ class User(Base):
     updated_at: Mapped[datetime] = mapped_column(_moment, server_default=func.now())
 
     profile: Mapped[Profile | None] = relationship(lazy="raise", back_populates="user")
+    posts: Mapped[list[Post]] = relationship(lazy="raise", back_populates="author")
 
     __table_args__ = (
         CheckConstraint("role IN ('user', 'admin', 'moderator')", name="role"),
@@ -103,3 +104,86 @@ class Profile(Base):
     updated_at: Mapped[datetime] = mapped_column(_moment, server_default=func.now())
 
     user: Mapped[User] = relationship(lazy="raise", back_populates="profile")
+
+
+class Post(Base):
+    """Something a user writes; goes when the user goes."""
+
+    __tablename__ = "posts"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    author_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    title: Mapped[str] = mapped_column(String(200))
+    title_key: Mapped[str] = mapped_column(_key(200))
+    content: Mapped[str] = mapped_column(Text)
+    published: Mapped[bool]
+    created_at: Mapped[datetime] = mapped_column(_moment, server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(_moment, server_default=func.now())
+    published_at: Mapped[datetime | None] = mapped_column(_moment)
+
+    author: Mapped[User] = relationship(lazy="raise", back_populates="posts")
+    tags: Mapped[list[Tag]] = relationship(
+        lazy="raise", back_populates="posts", secondary="post_tags"
+    )
+
+    __table_args__ = (
+        Index(None, "created_at", "id"),
+        Index(None, "title_key", "id"),
+        # An author's newest posts, and the cascade from users.
+        Index(None, "author_id", "created_at", "id"),
+        # Who has published anything, and an author's published posts by id.
+        Index("ix_posts_published", "author_id", "id", postgresql_where=text("published")),
+        Index("ix_posts_unpublished", "id", postgresql_where=text("NOT published")),
+        Index(
+            "ix_posts_search",
+            "title_key",
+            postgresql_using="gin",
+            postgresql_ops={"title_key": "gin_trgm_ops"},
+        ),
+    )
+
+
+class Tag(Base):
+    """What posts can be about."""
+
+    __tablename__ = "tags"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    name: Mapped[str] = mapped_column(String(50))
+    name_key: Mapped[str] = mapped_column(_key(50), unique=True)
+    updated_at: Mapped[datetime] = mapped_column(_moment, server_default=func.now())
+
+    posts: Mapped[list[Post]] = relationship(
+        lazy="raise", back_populates="tags", secondary="post_tags"
+    )
+
+
+class PostTag(Base):
+    """That a post has a tag; goes when either goes."""
+
+    __tablename__ = "post_tags"
+
+    post_id: Mapped[int] = mapped_column(
+        ForeignKey("posts.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    tag_id: Mapped[int] = mapped_column(
+        ForeignKey("tags.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+
+    __table_args__ = (Index(None, "tag_id", "post_id"),)
+
+
+class UserPostCount(Base):
+    """How many posts a user has written: a row for every user, kept by triggers.
+
+    Beside the user and not in it, so that writing a post does not rewrite the wider row.
+    """
+
+    __tablename__ = "user_post_counts"
+
+    user_id: Mapped[int] = mapped_column(
+        ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    post_count: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+
+    __table_args__ = (Index(None, "post_count", "user_id"),)

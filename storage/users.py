@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sqlalchemy import Select, func, insert, or_, select
+from sqlalchemy import Select, exists, func, insert, or_, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import update as sql_update
 
@@ -13,7 +13,7 @@ from storage import keyset
 from storage.casefold import fold
 from storage.dialects import changed_at, is_one_of, literal, moment_after
 from storage.errors import Contention, NotFound, Stale
-from storage.models import Profile, Role, User
+from storage.models import Post, Profile, Role, User, UserPostCount
 from storage.profiles import ProfileRow
 
 if TYPE_CHECKING:
@@ -74,6 +74,14 @@ class NewUser(NamedTuple):
     role: Role = Role.USER
 
 
+class PostCountRow(NamedTuple):
+    """How many posts a user has written."""
+
+    user_id: int
+    username: str
+    post_count: int
+
+
 class Credentials(NamedTuple):
     """A user and the hash that their password is checked against."""
 
@@ -81,7 +89,8 @@ class Credentials(NamedTuple):
     password_hash: str
 
 
-_COLUMNS = (
+# What `UserRow` is made of, for others who join users.
+COLUMNS = (
     User.id,
     User.email,
     User.username,
@@ -93,8 +102,8 @@ _COLUMNS = (
 )
 _PROFILE_COLUMNS = (Profile.bio, Profile.avatar_url, Profile.updated_at)
 
-_BASIC: Select[*tuple[Any, ...]] = select(*_COLUMNS)
-_WITH_PROFILE: Select[*tuple[Any, ...]] = select(*_COLUMNS, *_PROFILE_COLUMNS).outerjoin(Profile)
+_BASIC: Select[*tuple[Any, ...]] = select(*COLUMNS)
+_WITH_PROFILE: Select[*tuple[Any, ...]] = select(*COLUMNS, *_PROFILE_COLUMNS).outerjoin(Profile)
 
 # What each field that can be ordered by is in SQL, and how it is read off a row.
 _ORDER_COLUMNS: Mapping[str, InstrumentedAttribute[Any]] = {
@@ -118,7 +127,7 @@ async def create(tx: Transaction, new: NewUser) -> UserRow:
     statement = insert(User).values(
         **new._asdict(), email_key=fold(new.email), username_key=fold(new.username)
     )
-    result = await tx.execute(statement.returning(*_COLUMNS))
+    result = await tx.execute(statement.returning(*COLUMNS))
     return _to_row(result.one())
 
 
@@ -132,6 +141,19 @@ async def get(read: Session, key: Key, *, profile: bool = False) -> UserRow:
     row = result.one_or_none()
     if row is None:
         raise NotFound("user", key.value)
+    return _to_row(row)
+
+
+async def get_for_key_share(tx: Transaction, user_id: int) -> UserRow:
+    """Returns one user, who cannot be deleted while the transaction lasts.
+
+    Raises:
+        NotFound: when there is none.
+    """
+    statement = _BASIC.where(User.id == user_id).with_for_update(read=True, key_share=True)
+    row = (await tx.execute(statement)).one_or_none()
+    if row is None:
+        raise NotFound("user", user_id)
     return _to_row(row)
 
 
@@ -167,6 +189,32 @@ async def count(read: Session, where: Filter) -> int:
     return total
 
 
+async def list_authors(
+    read: Session, window: keyset.Window, *, profile: bool = False
+) -> keyset.Page[UserRow]:
+    """Returns a page of the users who have a published post, by id, in one statement."""
+    has_published = exists().where(Post.author_id == User.id, Post.published).correlate(User)
+    statement = _select(profile=profile).where(has_published)
+    result = await read.execute(keyset.paged(statement, window, _ORDER_COLUMNS))
+    return keyset.page([_to_row(row) for row in result], window, _ORDER_VALUES)
+
+
+async def list_post_counts(read: Session, window: keyset.Window) -> keyset.Page[PostCountRow]:
+    """Returns a page of how many posts each user has, ordered by `id` or `post_count`."""
+    statement = select(UserPostCount.user_id, User.username, UserPostCount.post_count).join(User)
+    columns = {"id": UserPostCount.user_id, "post_count": UserPostCount.post_count}
+    values = {"id": lambda row: row.user_id, "post_count": lambda row: row.post_count}
+    result = await read.execute(keyset.paged(statement, window, columns))
+    return keyset.page([PostCountRow._make(row) for row in result], window, values)
+
+
+async def post_counts(read: Session, ids: Sequence[int]) -> dict[int, int]:
+    """Returns how many posts each of the users has, by id."""
+    statement = select(UserPostCount.user_id, UserPostCount.post_count)
+    result = await read.execute(statement.where(is_one_of(UserPostCount.user_id, ids)))
+    return {row.user_id: row.post_count for row in result}
+
+
 async def update(
     tx: Transaction,
     user_id: int,
@@ -197,7 +245,7 @@ async def update(
         sql_update(User)
         .where(*_unchanged(user_id, unchanged_since))
         .values({**values, User.updated_at: stamp})
-        .returning(*_COLUMNS)
+        .returning(*COLUMNS)
     )
     row = (await tx.execute(statement)).one_or_none()
     if row is None:
@@ -234,7 +282,7 @@ async def purge(tx: Transaction, where: Filter) -> int:
 
 async def get_credentials(read: Session, key: Key) -> Credentials | None:
     """Returns a user and their password hash, or None when there is no such user."""
-    statement = select(*_COLUMNS, User.password_hash).where(_is(key))
+    statement = select(*COLUMNS, User.password_hash).where(_is(key))
     row = (await read.execute(statement)).one_or_none()
     return None if row is None else Credentials(_to_row(row[:-1]), row[-1])
 
@@ -268,8 +316,8 @@ def _select(*, profile: bool) -> Select[*tuple[Any, ...]]:
 
 
 def _to_row(row: Sequence[Any]) -> UserRow:
-    """Reads a row of `_COLUMNS`, and of `_PROFILE_COLUMNS` where they were selected too."""
-    width = len(_COLUMNS)
+    """Reads a row of `COLUMNS`, and of `_PROFILE_COLUMNS` where they were selected too."""
+    width = len(COLUMNS)
     if len(row) == width:
         return UserRow(*row)
     bio, avatar_url, updated_at = row[width:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from byline.v1 import users_pb2
+from byline.v1 import resources_pb2, users_pb2
 
 from storage import users
 
@@ -47,7 +47,7 @@ def create_user_request(**given: Any) -> users_pb2.CreateUserRequest:  # noqa: A
     return users_pb2.CreateUserRequest(**values | given)
 
 
-async def create_user(client: Client, **given: Any) -> users_pb2.User:  # noqa: ANN401 - any field
+async def create_user(client: Client, **given: Any) -> resources_pb2.User:  # noqa: ANN401 - any field
     """Makes a user over gRPC."""
     answer = await client.users.CreateUser(create_user_request(**given))
     return answer.user

@@ -1,0 +1,395 @@
+"""All SQL about posts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence  # noqa: TC003 - NamedTuple keeps the annotations
+from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import (
+    Select,
+    case,
+    exists,
+    func,
+    insert,
+    null,
+    select,
+    true,
+)
+from sqlalchemy import (
+    delete as sql_delete,
+)
+from sqlalchemy import (
+    update as sql_update,
+)
+
+from storage import keyset, tags, users
+from storage.casefold import fold
+from storage.dialects import changed_at, is_one_of, moment_after, row_limit
+from storage.errors import NotFound, Stale
+from storage.models import Post, PostTag, Tag, User
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import ColumnElement
+    from sqlalchemy.orm import InstrumentedAttribute
+
+    from storage.database import Session, Transaction
+    from storage.tags import TagRow
+
+
+# The newest posts that `of_users` reads of each.
+NEWEST = 20
+
+
+class PostRow(NamedTuple):
+    """A post as the summary view shows it, and the rest where a view loads it."""
+
+    id: int
+    author_id: int
+    title: str
+    published: bool
+    created_at: datetime
+    updated_at: datetime
+    published_at: datetime | None
+    content: str = ""
+    author: users.UserRow | None = None
+    tags: Sequence[TagRow] = ()
+
+
+class Filter(NamedTuple):
+    """Conditions that must all hold; None and "" stand for no condition.
+
+    Args:
+        author_id: posts by this author only.
+        published: published posts only, or unpublished posts only.
+        tag: posts with the tag of this name only, without regard to case.
+        query: a substring of the title, without regard to case.
+        created_after: posts created after this moment, not at it.
+        created_before: posts created before this moment, not at it.
+    """
+
+    author_id: int | None = None
+    published: bool | None = None
+    tag: str = ""
+    query: str = ""
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+class NewPost(NamedTuple):
+    """What a post is made of."""
+
+    author_id: int
+    title: str
+    content: str = ""
+    published: bool = False
+    tags: Sequence[str] = ()
+
+
+class OfUsers(NamedTuple):
+    """How many posts each user has, and the newest of them, newest first, by user id."""
+
+    counts: Mapping[int, int]
+    newest: Mapping[int, Sequence[PostRow]]
+
+
+class Statistics(NamedTuple):
+    """What a user's posts amount to; the moments are None when there are none."""
+
+    post_count: int
+    published_post_count: int
+    first_post_at: datetime | None
+    last_post_at: datetime | None
+
+
+_COLUMNS = (
+    Post.id,
+    Post.author_id,
+    Post.title,
+    Post.published,
+    Post.created_at,
+    Post.updated_at,
+    Post.published_at,
+)
+_WIDTH = len(_COLUMNS)
+_SUMMARY: Select[*tuple[Any, ...]] = select(*_COLUMNS)
+_FULL: Select[*tuple[Any, ...]] = select(*_COLUMNS, Post.content, *users.COLUMNS).join(Post.author)
+
+_ORDER_COLUMNS: Mapping[str, InstrumentedAttribute[Any]] = {
+    "id": Post.id,
+    "created_at": Post.created_at,
+    "title": Post.title_key,
+}
+_ORDER_VALUES = {
+    "id": lambda row: row.id,
+    "created_at": lambda row: row.created_at,
+    "title": lambda row: fold(row.title),
+}
+
+
+async def create(tx: Transaction, new: NewPost) -> PostRow:
+    """Adds a post and those of its tags that there are not yet.
+
+    Raises:
+        NotFound: when there is no such author.
+    """
+    author = await users.get_for_key_share(tx, new.author_id)
+    statement = insert(Post).values(
+        author_id=new.author_id,
+        title=new.title,
+        title_key=fold(new.title),
+        content=new.content,
+        published=new.published,
+        published_at=func.now() if new.published else null(),
+    )
+    row = (await tx.execute(statement.returning(*_COLUMNS))).one()
+    post = _summary(row)._replace(content=new.content, author=author)
+    if not new.tags:
+        return post
+    await tags.attach(tx, post.id, new.tags)
+    return post._replace(tags=(await tags.of_posts(tx, [post.id]))[post.id])
+
+
+async def get(read: Session, post_id: int, *, full: bool = True) -> PostRow:
+    """Returns one post.
+
+    Raises:
+        NotFound: when there is none.
+    """
+    found = await batch_get(read, [post_id], full=full)
+    if not found:
+        raise NotFound("post", post_id)
+    return found[post_id]
+
+
+async def batch_get(read: Session, ids: Sequence[int], *, full: bool = False) -> dict[int, PostRow]:
+    """Returns those of the posts that there are, by id: one statement, two in full."""
+    statement = _select(full=full).where(is_one_of(Post.id, ids))
+    rows = await _load(read, statement, full=full)
+    return {row.id: row for row in rows}
+
+
+async def list_page(
+    read: Session, where: Filter, window: keyset.Window, *, full: bool = False
+) -> keyset.Page[PostRow]:
+    """Returns a page of the posts that match: one statement, two in full.
+
+    Args:
+        read: where to read.
+        where: which posts.
+        window: which page, ordered by `id`, `created_at` or `title`: titles by the code points of
+            their folded form.
+        full: loads content, authors and tags too.
+    """
+    statement = _select(full=full).where(*_conditions(where))
+    rows = await _load(read, keyset.paged(statement, window, _ORDER_COLUMNS), full=full)
+    return keyset.page(rows, window, _ORDER_VALUES)
+
+
+async def count(read: Session, where: Filter) -> int:
+    """Returns how many posts match."""
+    result = await read.execute(select(func.count()).select_from(Post).where(*_conditions(where)))
+    total: int = result.scalar_one()
+    return total
+
+
+async def of_users(read: Session, user_ids: Sequence[int]) -> OfUsers:
+    """Returns the users' newest posts and how many each has, in two statements.
+
+    Only the newest posts are read, however many an author has.
+    """
+    newest = (
+        select(*_COLUMNS)
+        .where(Post.author_id == User.id)
+        .order_by(Post.created_at.desc(), Post.id.desc())
+        .limit(row_limit(NEWEST))
+        .lateral()
+    )
+    statement = select(*newest.c).select_from(User).join(newest, true())
+    result = await read.execute(
+        statement.where(is_one_of(User.id, user_ids)).order_by(
+            newest.c.created_at.desc(), newest.c.id.desc()
+        )
+    )
+    posts: dict[int, list[PostRow]] = {}
+    for row in map(_summary, result):
+        posts.setdefault(row.author_id, []).append(row)
+    return OfUsers(await users.post_counts(read, user_ids), posts)
+
+
+async def statistics(read: Session, user_id: int) -> Statistics:
+    """Returns what a user's posts amount to, in one statement.
+
+    Raises:
+        NotFound: when there is no such user.
+    """
+    statement = (
+        select(
+            func.count(Post.id),
+            func.count(Post.id).filter(Post.published),
+            func.min(Post.created_at),
+            func.max(Post.created_at),
+        )
+        .select_from(User)
+        .outerjoin(User.posts)
+        .where(User.id == user_id)
+        .group_by(User.id)
+    )
+    row = (await read.execute(statement)).one_or_none()
+    if row is None:
+        raise NotFound("user", user_id)
+    return Statistics._make(row)
+
+
+async def update(
+    tx: Transaction,
+    post_id: int,
+    changes: Mapping[str, Any],
+    *,
+    unchanged_since: datetime | None = None,
+) -> PostRow:
+    """Changes a post. `updated_at` moves only if a value or the set of tags differs.
+
+    Args:
+        tx: the transaction.
+        post_id: which post.
+        changes: new values of `title`, `content` or `published`, or all names of `tags`.
+        unchanged_since: when set, must be the post's current `updated_at`.
+
+    Raises:
+        NotFound: when there is no such post.
+        Stale: when the post has changed since `unchanged_since`.
+    """
+    values = {getattr(Post, name): value for name, value in changes.items() if name != "tags"}
+    stamp = changed_at(Post.updated_at, values)
+    if "title" in changes:
+        values[Post.title_key] = fold(changes["title"])
+    if "published" in changes:
+        values[Post.published_at] = _published_at(published=changes["published"])
+    statement = sql_update(Post).where(*_unchanged(post_id, unchanged_since))
+    result = await tx.execute(statement.values({**values, Post.updated_at: stamp}))
+    if result.rowcount == 0:
+        raise await _why_missed(tx, post_id)
+    if "tags" in changes and await tags.replace(tx, post_id, changes["tags"]):
+        await _touch(tx, post_id)
+    return await get(tx, post_id)
+
+
+async def add_tags(tx: Transaction, post_id: int, names: Iterable[str]) -> PostRow:
+    """Gives a post tags. `updated_at` moves only if it did not have them all.
+
+    Raises:
+        NotFound: when there is no such post.
+    """
+    await _lock(tx, post_id)
+    if await tags.attach(tx, post_id, names):
+        await _touch(tx, post_id)
+    return await get(tx, post_id)
+
+
+async def remove_tags(tx: Transaction, post_id: int, names: Iterable[str]) -> PostRow:
+    """Takes tags from a post. `updated_at` moves only if it had any of them.
+
+    Raises:
+        NotFound: when there is no such post.
+    """
+    await _lock(tx, post_id)
+    if await tags.detach(tx, post_id, names):
+        await _touch(tx, post_id)
+    return await get(tx, post_id)
+
+
+async def delete(tx: Transaction, post_id: int, *, unchanged_since: datetime | None = None) -> None:
+    """Removes a post and, by the database's cascade, its links to tags.
+
+    Raises:
+        NotFound: when there is no such post.
+        Stale: when the post has changed since `unchanged_since`.
+    """
+    statement = sql_delete(Post).where(*_unchanged(post_id, unchanged_since))
+    if (await tx.execute(statement)).rowcount == 0:
+        raise await _why_missed(tx, post_id)
+
+
+def _select(*, full: bool) -> Select[*tuple[Any, ...]]:
+    return _FULL if full else _SUMMARY
+
+
+async def _load(read: Session, statement: Select[*tuple[Any, ...]], *, full: bool) -> list[PostRow]:
+    """Reads rows of `_SUMMARY`, or of `_FULL` and then their tags."""
+    result = await read.execute(statement)
+    if not full:
+        return [_summary(row) for row in result]
+    rows = [_full(row) for row in result]
+    found = await tags.of_posts(read, [row.id for row in rows])
+    return [row._replace(tags=found.get(row.id, ())) for row in rows]
+
+
+def _summary(row: Sequence[Any]) -> PostRow:
+    """Reads a row of `_SUMMARY`."""
+    return PostRow(*row)
+
+
+def _full(row: Sequence[Any]) -> PostRow:
+    """Reads a row of `_FULL`."""
+    post, content, author = row[:_WIDTH], row[_WIDTH], row[_WIDTH + 1 :]
+    return PostRow(*post)._replace(content=content, author=users.UserRow(*author))
+
+
+def _conditions(where: Filter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if where.author_id is not None:
+        conditions.append(Post.author_id == where.author_id)
+    if where.published is not None:
+        conditions.append(Post.published.is_(where.published))
+    if where.tag:
+        tag_id = select(Tag.id).where(Tag.name_key == tags.key_of(where.tag)).scalar_subquery()
+        conditions.append(
+            exists().where(PostTag.post_id == Post.id, PostTag.tag_id == tag_id).correlate(Post)
+        )
+    if where.query:
+        conditions.append(Post.title_key.contains(fold(where.query), autoescape=True))
+    if where.created_after is not None:
+        conditions.append(Post.created_at > where.created_after)
+    if where.created_before is not None:
+        conditions.append(Post.created_at < where.created_before)
+    return conditions
+
+
+def _published_at(*, published: bool) -> ColumnElement[Any]:
+    """When the post was published: as it was while it stays so, none while it is not."""
+    if not published:
+        return null()
+    return case((Post.published, Post.published_at), else_=func.now())
+
+
+def _unchanged(post_id: int, since: datetime | None) -> list[ColumnElement[bool]]:
+    conditions = [Post.id == post_id]
+    if since is not None:
+        conditions.append(Post.updated_at == since)
+    return conditions
+
+
+async def _why_missed(tx: Transaction, post_id: int) -> NotFound | Stale:
+    """Tells why no row matched `_unchanged`."""
+    found = (await tx.execute(select(Post.id).where(Post.id == post_id))).one_or_none()
+    return NotFound("post", post_id) if found is None else Stale("post", post_id)
+
+
+async def _lock(tx: Transaction, post_id: int) -> None:
+    """Keeps others from changing the post while the transaction lasts.
+
+    Raises:
+        NotFound: when there is no such post.
+    """
+    statement = select(Post.id).where(Post.id == post_id).with_for_update(key_share=True)
+    if (await tx.execute(statement)).one_or_none() is None:
+        raise NotFound("post", post_id)
+
+
+async def _touch(tx: Transaction, post_id: int) -> None:
+    """Moves `updated_at` for a change beside the post's own row."""
+    stamp = {Post.updated_at: moment_after(Post.updated_at)}
+    await tx.execute(sql_update(Post).where(Post.id == post_id).values(stamp))

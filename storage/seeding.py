@@ -1,0 +1,240 @@
+"""Believable data: few authors write most, few tags are on most, some users are long gone."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import unicodedata
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from storage import tags
+from storage.casefold import fold
+from storage.dialects import insert_rows
+from storage.models import Post, PostTag, Profile, Role, User
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from storage.database import Database, Transaction
+    from storage.dialects import Columns
+
+    Progress = Callable[[str, int], None]
+
+# Rows added by one statement.
+BATCH = 5_000
+LAST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
+SPAN = timedelta(days=3 * 365)
+# How much likelier the first are than the rest: the share of a draw's cube.
+SKEW = 3
+TAGS_OF_A_POST = (0, 1, 1, 2, 2, 3, 3, 4, 5)
+PUBLISHED = 0.9
+ACTIVE = 0.97
+WITH_PROFILE = 0.6
+
+FIRST_NAMES = (
+    *("Ada", "Alan", "Barbara", "Bjarne", "Carol", "Claude", "Dennis", "Donald", "Edsger"),
+    *("Frances", "Grace", "Guido", "Hedy", "Ingrid", "James", "Jean", "Joan", "John", "Karen"),
+    *("Katherine", "Ken", "Leslie", "Linus", "Lynn", "Margaret", "Mary", "Niklaus", "Radia"),
+    *("Robin", "Rózsa", "Shafi", "Sophie", "Stephanie", "Tim", "Tony", "Vint", "Wang", "Yukihiro"),
+)
+LAST_NAMES = (
+    *("Allen", "Berners", "Cerf", "Clarke", "Conway", "Dijkstra", "Goldwasser", "Hamilton"),
+    *("Hoare", "Hopper", "Johnson", "Keller", "Knuth", "Lamport", "Lamarr", "Liskov", "Lovelace"),
+    *("Matsumoto", "McCarthy", "Milner", "Perlman", "Péter", "Ritchie", "Shannon", "Shirley"),
+    *("Spärck", "Stroustrup", "Thompson", "Torvalds", "Turing", "Wilson", "Wirth", "Yao"),
+)
+SUBJECTS = (
+    *("Backups", "Batteries", "Bread", "Caching", "Chess", "Clocks", "Compilers", "Consensus"),
+    *("Databases", "Deadlines", "Fermentation", "Gardens", "Indexes", "Latency", "Locks", "Maps"),
+    *("Migrations", "Mountains", "Networks", "Notebooks", "Photography", "Protocols", "Queues"),
+    *("Rivers", "Schemas", "Testing", "Trains", "Transactions", "Typography", "Weather"),
+)
+QUALITIES = (
+    *("applied", "async", "classic", "curious", "distributed", "early", "everyday", "field"),
+    *("formal", "gentle", "hidden", "late", "local", "modern", "open", "plain", "practical"),
+    *("quiet", "remote", "simple", "slow", "small", "strict", "urban", "vintage", "wild"),
+)
+TITLES = (
+    "A field guide to {subject}",
+    "Against {subject}",
+    "{subject} at night",
+    "{subject}, ten years on",
+    "How we lost and found {subject}",
+    "Notes on {subject}",
+    "On {quality} {subject}",
+    "The case for {quality} {subject}",
+    "What {subject} taught me about {other}",
+    "Why {subject} beat {other}",
+)
+WORDS = (
+    *("about", "after", "because", "before", "between", "careful", "change", "every", "friend"),
+    *("garden", "happens", "later", "letter", "machine", "measure", "morning", "never", "often"),
+    *("paper", "people", "question", "reader", "simple", "slowly", "small", "story", "table"),
+    *("their", "there", "thing", "think", "through", "under", "until", "water", "which", "write"),
+)
+
+
+class Plan(NamedTuple):
+    """How much to make, and which of all such worlds: the same seed makes the same data."""
+
+    users: int
+    posts: int
+    tags: int
+    seed: int
+
+
+async def seed(db: Database, plan: Plan, password_hash: str, progress: Progress) -> None:
+    """Adds users, profiles, posts and tags in one transaction.
+
+    Args:
+        db: where to.
+        plan: how much.
+        password_hash: what every user's password hashes to.
+        progress: told what was added and how many, batch by batch.
+
+    Raises:
+        AlreadyExists: when the database has users of this seed already; nothing is changed then.
+    """
+    draw = random.Random(plan.seed)  # noqa: S311 - believable, not secret
+    async with db.transaction() as tx:
+        user_ids = await _add_users(tx, plan, draw, password_hash, progress)
+        tag_ids = await _add_tags(tx, plan, draw, progress)
+        await _add_posts(tx, plan, draw, (user_ids, tag_ids), progress)
+
+
+async def _add_users(
+    tx: Transaction, plan: Plan, draw: random.Random, password_hash: str, progress: Progress
+) -> list[int]:
+    """Adds users, some with a profile, and returns their ids."""
+    ids: list[int] = []
+    for numbers in _batches(plan.users):
+        full_names = [f"{draw.choice(FIRST_NAMES)} {draw.choice(LAST_NAMES)}" for _ in numbers]
+        usernames = [
+            f"{name.replace(' ', '.').lower()}.{plan.seed}.{number}"
+            for name, number in zip(full_names, numbers, strict=True)
+        ]
+        emails = [f"{_ascii(name)}@example.com" for name in usernames]
+        moments = [_moment(draw) for _ in numbers]
+        columns: Columns = {
+            User.email: emails,
+            User.email_key: list(map(fold, emails)),
+            User.username: usernames,
+            User.username_key: list(map(fold, usernames)),
+            User.password_hash: [password_hash] * len(numbers),
+            User.full_name: full_names,
+            User.role: draw.choices(list(Role), weights=(985, 5, 10), k=len(numbers)),
+            User.is_active: [draw.random() < ACTIVE for _ in numbers],
+            User.created_at: moments,
+            User.updated_at: moments,
+        }
+        made = await _insert(tx, User, columns)
+        talkative = [user_id for user_id in made if draw.random() < WITH_PROFILE]
+        profiles: Columns = {
+            Profile.user_id: talkative,
+            Profile.bio: [_text(draw, 20) for _ in talkative],
+            Profile.avatar_url: [f"https://example.com/avatars/{each}.png" for each in talkative],
+        }
+        await tx.execute(insert_rows(Profile, profiles))
+        ids += made
+        progress("users", len(numbers))
+    return ids
+
+
+async def _add_tags(
+    tx: Transaction, plan: Plan, draw: random.Random, progress: Progress
+) -> list[int]:
+    """Adds tags, those that are not there yet, and returns the ids of all."""
+    pairs = [f"{quality} {subject.lower()}" for quality in QUALITIES for subject in SUBJECTS]
+    draw.shuffle(pairs)
+    numbered = (f"{pair} {n}" for n in itertools.count(2) for pair in pairs)
+    names = list(itertools.islice(itertools.chain(pairs, numbered), plan.tags))
+    found = await tags.ensure(tx, names)
+    progress("tags", len(names))
+    return [found[tags.key_of(name)].id for name in names]
+
+
+async def _add_posts(
+    tx: Transaction,
+    plan: Plan,
+    draw: random.Random,
+    people: tuple[Sequence[int], Sequence[int]],
+    progress: Progress,
+) -> None:
+    """Adds posts and their links to tags."""
+    user_ids, tag_ids = people
+    for numbers in _batches(plan.posts if user_ids else 0):
+        titles = [_title(draw) for _ in numbers]
+        moments = [_moment(draw) for _ in numbers]
+        published = [draw.random() < PUBLISHED for _ in numbers]
+        columns: Columns = {
+            Post.author_id: [_skewed(draw, user_ids) for _ in numbers],
+            Post.title: titles,
+            Post.title_key: list(map(fold, titles)),
+            Post.content: [_text(draw, draw.randint(30, 150)) for _ in numbers],
+            Post.published: published,
+            Post.created_at: moments,
+            Post.updated_at: moments,
+            Post.published_at: [
+                moment if seen else None for moment, seen in zip(moments, published, strict=True)
+            ],
+        }
+        made = await _insert(tx, Post, columns)
+        links = [
+            (post_id, tag_id)
+            for post_id in made
+            for tag_id in sorted({_skewed(draw, tag_ids) for _ in range(_tag_count(draw, tag_ids))})
+        ]
+        await tx.execute(
+            insert_rows(
+                PostTag,
+                {
+                    PostTag.post_id: [post_id for post_id, _ in links],
+                    PostTag.tag_id: [tag_id for _, tag_id in links],
+                },
+            )
+        )
+        progress("posts", len(numbers))
+
+
+async def _insert(tx: Transaction, table: type[User | Post], columns: Columns) -> list[int]:
+    """Adds rows and returns their ids in the order of the rows: ids are given in that order."""
+    result = await tx.execute(insert_rows(table, columns).returning(table.id))
+    return sorted(result.scalars())
+
+
+def _batches(total: int) -> Iterator[range]:
+    for start in range(0, total, BATCH):
+        yield range(start, min(start + BATCH, total))
+
+
+def _skewed(draw: random.Random, ids: Sequence[int]) -> int:
+    """One of the ids, the first far likelier than the last."""
+    return ids[int(len(ids) * draw.random() ** SKEW)]
+
+
+def _tag_count(draw: random.Random, tag_ids: Sequence[int]) -> int:
+    return draw.choice(TAGS_OF_A_POST) if tag_ids else 0
+
+
+def _moment(draw: random.Random) -> datetime:
+    return LAST_DAY - SPAN * draw.random()
+
+
+def _title(draw: random.Random) -> str:
+    subject, other = draw.sample(SUBJECTS, 2)
+    title = draw.choice(TITLES)
+    return title.format(
+        subject=subject if title.startswith("{subject}") else subject.lower(),
+        other=other.lower(),
+        quality=draw.choice(QUALITIES),
+    )
+
+
+def _text(draw: random.Random, words: int) -> str:
+    return " ".join(draw.choices(WORDS, k=words)).capitalize() + "."
+
+
+def _ascii(text: str) -> str:
+    """The text as an email address can hold it: without accents."""
+    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()

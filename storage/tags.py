@@ -1,0 +1,223 @@
+"""All SQL about tags, and about which posts have them."""
+
+from __future__ import annotations
+
+from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from sqlalchemy import Select, func, select
+from sqlalchemy import delete as sql_delete
+from sqlalchemy import update as sql_update
+
+from storage import keyset
+from storage.casefold import fold
+from storage.dialects import changed_at, insert_missing, is_one_of
+from storage.errors import NotFound, Stale
+from storage.models import PostTag, Tag
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from storage.database import Session, Transaction
+
+# Sorts after every text that starts alike.
+_LAST_CHARACTER = "\U0010ffff"
+
+
+class TagRow(NamedTuple):
+    """A tag, and how many posts have it where that was counted."""
+
+    id: int
+    name: str
+    updated_at: datetime
+    post_count: int | None = None
+
+
+class Key(NamedTuple):
+    """One way to name a single tag. Names match without regard to case."""
+
+    field: Literal["id", "name"]
+    value: int | str
+
+
+_COLUMNS = (Tag.id, Tag.name, Tag.updated_at)
+_POST_COUNT = (
+    select(func.count()).where(PostTag.tag_id == Tag.id).scalar_subquery().label("post_count")
+)
+_COUNTED = select(*_COLUMNS, _POST_COUNT)
+
+_ORDER_VALUES = {
+    "id": lambda row: row.id,
+    "name": lambda row: key_of(row.name),
+    "post_count": lambda row: row.post_count,
+}
+
+
+def key_of(name: str) -> str:
+    """Returns what makes two names the same tag: the name without outer spaces, case-folded."""
+    return fold(name.strip())
+
+
+async def ensure(tx: Transaction, names: Iterable[str]) -> dict[str, TagRow]:
+    """Adds the tags that there are not yet, and returns all of them by `key_of` their name.
+
+    Names of the same tag count once, as the first of them is written. Callers who add the same
+    tags at once all succeed: they wait for each other, in the order of the keys. Nobody can delete
+    the tags while the transaction lasts.
+    """
+    wanted: dict[str, str] = {}
+    for name in names:
+        wanted.setdefault(key_of(name), name.strip())
+    found = await _lock(tx, sorted(wanted))
+    # Once more if a tag is deleted between its being there already and its being locked.
+    while missing := sorted(wanted.keys() - found.keys()):
+        names_of_missing = [wanted[key] for key in missing]
+        columns = {Tag.name: names_of_missing, Tag.name_key: missing}
+        await tx.execute(insert_missing(Tag, columns))
+        found |= await _lock(tx, missing)
+    return found
+
+
+async def get(read: Session, key: Key) -> TagRow:
+    """Returns one tag and how many posts have it.
+
+    Raises:
+        NotFound: when there is none.
+    """
+    is_it = Tag.id == key.value if key.field == "id" else Tag.name_key == key_of(str(key.value))
+    row = (await read.execute(_COUNTED.where(is_it))).one_or_none()
+    if row is None:
+        raise NotFound("tag", key.value)
+    return TagRow._make(row)
+
+
+async def list_page(read: Session, prefix: str, window: keyset.Window) -> keyset.Page[TagRow]:
+    """Returns a page of tags, each with how many posts have it, in one statement.
+
+    By name, only the tags of the page are counted. By count, all of them are: see
+    docs/decisions/0001-post-counts.md.
+
+    Args:
+        read: where to read.
+        prefix: how the names start, without regard to case; empty for all tags.
+        window: which page, ordered by `name` or `post_count`.
+    """
+    if window.order.field == "post_count":
+        statement, columns = _by_count()
+    else:
+        statement, columns = _COUNTED, {"id": Tag.id, "name": Tag.name_key}
+    if prefix:
+        start = fold(prefix)
+        # A range and not LIKE: a plan made for any prefix can use the index.
+        statement = statement.where(Tag.name_key >= start, Tag.name_key < start + _LAST_CHARACTER)
+    result = await read.execute(keyset.paged(statement, window, columns))
+    return keyset.page([TagRow._make(row) for row in result], window, _ORDER_VALUES)
+
+
+async def update(
+    tx: Transaction,
+    tag_id: int,
+    changes: Mapping[str, Any],
+    *,
+    unchanged_since: datetime | None = None,
+) -> TagRow:
+    """Changes a tag. `updated_at` moves only if the name differs from what it was.
+
+    Args:
+        tx: the transaction.
+        tag_id: which tag.
+        changes: the new `name`.
+        unchanged_since: when set, must be the tag's current `updated_at`.
+
+    Raises:
+        NotFound: when there is no such tag.
+        Stale: when the tag has changed since `unchanged_since`.
+        AlreadyExists: when the name is another tag's.
+    """
+    values: dict[Any, Any] = {}
+    if "name" in changes:
+        values = {Tag.name: changes["name"].strip()}
+    stamp = changed_at(Tag.updated_at, values)
+    if values:
+        values[Tag.name_key] = key_of(changes["name"])
+    statement = sql_update(Tag).where(Tag.id == tag_id)
+    if unchanged_since is not None:
+        statement = statement.where(Tag.updated_at == unchanged_since)
+    changed = (await tx.execute(statement.values({**values, Tag.updated_at: stamp}))).rowcount
+    row = await get(tx, Key("id", tag_id))
+    if not changed:
+        raise Stale("tag", tag_id)
+    return row
+
+
+async def delete(tx: Transaction, tag_id: int) -> None:
+    """Removes a tag and, by the database's cascade, its links to posts.
+
+    Raises:
+        NotFound: when there is no such tag.
+    """
+    if (await tx.execute(sql_delete(Tag).where(Tag.id == tag_id))).rowcount == 0:
+        raise NotFound("tag", tag_id)
+
+
+async def attach(tx: Transaction, post_id: int, names: Iterable[str]) -> int:
+    """Gives a post tags, made where there are none, and returns how many it did not have."""
+    found = await ensure(tx, names)
+    if not found:
+        return 0
+    tag_ids = sorted(tag.id for tag in found.values())
+    links = {PostTag.post_id: [post_id] * len(tag_ids), PostTag.tag_id: tag_ids}
+    return (await tx.execute(insert_missing(PostTag, links))).rowcount
+
+
+async def detach(tx: Transaction, post_id: int, names: Iterable[str]) -> int:
+    """Takes tags from a post and returns how many of them it had."""
+    named = select(Tag.id).where(is_one_of(Tag.name_key, [key_of(name) for name in names]))
+    statement = sql_delete(PostTag).where(PostTag.post_id == post_id, PostTag.tag_id.in_(named))
+    return (await tx.execute(statement)).rowcount
+
+
+async def replace(tx: Transaction, post_id: int, names: Sequence[str]) -> int:
+    """Makes these the tags of a post and returns how many came or went."""
+    kept = select(Tag.id).where(is_one_of(Tag.name_key, [key_of(name) for name in names]))
+    statement = sql_delete(PostTag).where(PostTag.post_id == post_id, PostTag.tag_id.not_in(kept))
+    gone = (await tx.execute(statement)).rowcount
+    return gone + await attach(tx, post_id, names)
+
+
+async def of_posts(read: Session, post_ids: Sequence[int]) -> dict[int, list[TagRow]]:
+    """Returns the tags of each post that has any, by name, in one statement."""
+    statement = (
+        select(PostTag.post_id, *_COLUMNS)
+        .join(Tag, Tag.id == PostTag.tag_id)
+        .where(is_one_of(PostTag.post_id, post_ids))
+        .order_by(Tag.name_key)
+    )
+    tags: dict[int, list[TagRow]] = {}
+    for row in await read.execute(statement):
+        tags.setdefault(row.post_id, []).append(_to_row(row[1:]))
+    return tags
+
+
+def _by_count() -> tuple[Select[*tuple[Any, ...]], Mapping[str, keyset.Column]]:
+    """All tags with their counts, and what they are sorted by."""
+    counts = select(PostTag.tag_id, func.count().label("posts")).group_by(PostTag.tag_id).subquery()
+    post_count = func.coalesce(counts.c.posts, 0)
+    statement = select(*_COLUMNS, post_count).outerjoin(counts, counts.c.tag_id == Tag.id)
+    return statement, {"id": Tag.id, "post_count": post_count}
+
+
+async def _lock(tx: Transaction, keys: Sequence[str]) -> dict[str, TagRow]:
+    """Returns the tags that there are, by key, locked against deletion."""
+    statement = (
+        select(Tag.name_key, *_COLUMNS)
+        .where(is_one_of(Tag.name_key, keys))
+        .order_by(Tag.name_key)
+        .with_for_update(read=True, key_share=True)
+    )
+    return {row.name_key: _to_row(row[1:]) for row in await tx.execute(statement)}
+
+
+def _to_row(row: Sequence[Any]) -> TagRow:
+    """Reads a row of `_COLUMNS`."""
+    return TagRow(*row)
