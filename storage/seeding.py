@@ -74,6 +74,9 @@ WORDS = (
     *("their", "there", "thing", "think", "through", "under", "until", "water", "which", "write"),
 )
 
+# Texts are pieces of one long one: drawing every word would take most of the time.
+_PROSE = random.Random(0).choices(WORDS, k=10_000)  # noqa: S311 - believable, not secret
+
 
 class Plan(NamedTuple):
     """How much to make, and which of all such worlds: the same seed makes the same data."""
@@ -232,7 +235,8 @@ def _title(draw: random.Random) -> str:
 
 
 def _text(draw: random.Random, words: int) -> str:
-    return " ".join(draw.choices(WORDS, k=words)).capitalize() + "."
+    start = draw.randrange(len(_PROSE) - words)
+    return " ".join(_PROSE[start : start + words]).capitalize() + "."
 
 
 def _ascii(text: str) -> str:
