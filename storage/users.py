@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sqlalchemy import Select, func, insert, or_, select
+from sqlalchemy import Select, func, insert, not_, or_, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import update as sql_update
 
@@ -289,7 +289,9 @@ def _is(key: Key) -> ColumnElement[bool]:
 def _conditions(where: Filter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if where.is_active is not None:
-        conditions.append(User.is_active.is_(where.is_active))
+        # As the predicate of the partial index is written: `IS false` would not be taken for it.
+        active = User.is_active.expression
+        conditions.append(active if where.is_active else not_(active))
     if where.role is not None:
         conditions.append(User.role == literal(where.role))
     if where.query:
