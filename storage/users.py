@@ -155,8 +155,8 @@ async def list_page(
             points of their folded form.
         profile: loads the profiles too.
     """
-    statement = _select(profile=profile).where(*_conditions(where))
-    result = await read.execute(keyset.paged(statement, window, _ORDER_COLUMNS))
+    statement = keyset.paged(_BASIC.where(*_conditions(where)), window, _ORDER_COLUMNS)
+    result = await read.execute(_with_profiles(statement, window) if profile else statement)
     return keyset.page([_to_row(row) for row in result], window, _ORDER_VALUES)
 
 
@@ -265,6 +265,19 @@ async def rehash_password(tx: Transaction, user_id: int, old_hash: str, new_hash
 
 def _select(*, profile: bool) -> Select[*tuple[Any, ...]]:
     return _WITH_PROFILE if profile else _BASIC
+
+
+def _with_profiles(
+    page: Select[*tuple[Any, ...]], window: keyset.Window
+) -> Select[*tuple[Any, ...]]:
+    """Joins the profiles to the rows of a page: none is read for a row that is not on it."""
+    users = page.add_columns(User.username_key).subquery()
+    order = {field: users.c[column.key] for field, column in _ORDER_COLUMNS.items()}
+    return (
+        select(*(users.c[column.key] for column in _COLUMNS), *_PROFILE_COLUMNS)
+        .outerjoin_from(users, Profile, Profile.user_id == users.c.id)
+        .order_by(*keyset.order_by(window.order, order))
+    )
 
 
 def _to_row(row: Sequence[Any]) -> UserRow:
