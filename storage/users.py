@@ -11,7 +11,13 @@ from sqlalchemy import update as sql_update
 
 from storage import keyset
 from storage.casefold import fold
-from storage.dialects import changed_at, is_one_of, literal, moment_after
+from storage.dialects import (
+    changed_at,
+    is_one_of,
+    literal,
+    moment_after,
+    planned_for_its_values,
+)
 from storage.errors import Contention, NotFound, Stale
 from storage.models import Profile, Role, User
 from storage.profiles import ProfileRow
@@ -95,6 +101,8 @@ _PROFILE_COLUMNS = (Profile.bio, Profile.avatar_url, Profile.updated_at)
 
 _BASIC: Select[*tuple[Any, ...]] = select(*_COLUMNS)
 _WITH_PROFILE: Select[*tuple[Any, ...]] = select(*_COLUMNS, *_PROFILE_COLUMNS).outerjoin(Profile)
+
+_PLANNED_FOR_ITS_VALUES = planned_for_its_values(User)
 
 # What each field that can be ordered by is in SQL, and how it is read off a row.
 _ORDER_COLUMNS: Mapping[str, InstrumentedAttribute[Any]] = {
@@ -319,6 +327,8 @@ def _conditions(where: Filter) -> list[ColumnElement[bool]]:
         conditions.append(User.created_at > where.created_after)
     if where.created_before is not None:
         conditions.append(User.created_at < where.created_before)
+    if where.query or where.created_after is not None or where.created_before is not None:
+        conditions.append(_PLANNED_FOR_ITS_VALUES)
     return conditions
 
 
