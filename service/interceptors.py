@@ -124,6 +124,11 @@ class Pipeline(grpc.aio.ServerInterceptor):
         if not self._under_way:
             self._idle.set()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call is under way."""
+        return self._idle.is_set()
+
     async def idle(self) -> None:
         """Waits until no call is under way."""
         await self._idle.wait()
