@@ -6,6 +6,7 @@ These functions run Alembic, which is synchronous: call them outside an event lo
 from __future__ import annotations
 
 import io
+import re
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -117,7 +118,9 @@ def _explained() -> Iterator[None]:
     """Turns what Alembic, the driver or the network raise into `MigrationError`."""
     try:
         yield
-    except (CommandError, SQLAlchemyError) as error:
-        raise MigrationError(str(error).partition("\n")[0]) from error
+    except (CommandError, SQLAlchemyError, ValueError) as error:
+        # "(sqlalchemy.dialects.postgresql.asyncpg.Error) " tells a reader nothing.
+        text = re.sub(r"^\(\S+\) (<class \S+>: )?", "", str(error))
+        raise MigrationError(text.partition("\n")[0]) from error
     except OSError as error:
         raise MigrationError(f"the database cannot be reached: {error}") from error

@@ -7,13 +7,28 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from storage.database import check_url
 
 HIGHEST_PORT = 0xFFFF
 IPV6 = 6
+# PostgreSQL counts its timeouts in milliseconds, in 31 bits.
+LONGEST = 2_147_483
+HIGHEST_WORD = 0xFFFF_FFFF
+# argon2 refuses less: RFC 9106.
+KIB_PER_LANE = 8
 
-Seconds = Annotated[float, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0, le=LONGEST)]
+PositiveSeconds = Annotated[float, Field(gt=0, le=LONGEST)]
 
 
 class Address(NamedTuple):
@@ -56,6 +71,7 @@ def _listenable(text: str) -> str:
 def _asyncpg(url: str) -> str:
     if not url.startswith("postgresql+asyncpg://"):
         raise ValueError("must start with postgresql+asyncpg://")
+    check_url(url)
     return url
 
 
@@ -89,11 +105,11 @@ class Settings(BaseSettings):
     pool_overflow: Annotated[int, Field(ge=0)] = Field(
         5, description="connections opened above that while all are busy"
     )
-    pool_wait: PositiveFloat = Field(5, description="seconds a call waits for a connection")
-    pool_recycle: PositiveFloat = Field(
+    pool_wait: PositiveSeconds = Field(5, description="seconds a call waits for a connection")
+    pool_recycle: PositiveSeconds = Field(
         1800, description="seconds after which a connection is replaced"
     )
-    connect_timeout: PositiveFloat = Field(
+    connect_timeout: PositiveSeconds = Field(
         5, description="seconds that opening a connection may take"
     )
     statement_timeout: Seconds = Field(
@@ -103,10 +119,10 @@ class Settings(BaseSettings):
         10, description="seconds a statement waits for a lock; 0 for no bound"
     )
 
-    default_deadline: PositiveFloat = Field(
+    default_deadline: PositiveSeconds = Field(
         30, description="seconds for a call that brings no deadline"
     )
-    max_deadline: PositiveFloat = Field(
+    max_deadline: PositiveSeconds = Field(
         300, description="seconds for a call at most, whatever its deadline"
     )
     deadline_margin: Seconds = Field(
@@ -116,7 +132,7 @@ class Settings(BaseSettings):
         5, description="times a transaction is tried again after a deadlock or the like"
     )
 
-    health_interval: PositiveFloat = Field(
+    health_interval: PositiveSeconds = Field(
         1, description="seconds between looks at the database for grpc.health.v1"
     )
     health_patience: Seconds = Field(
@@ -129,8 +145,10 @@ class Settings(BaseSettings):
         20, description="seconds that calls under way get to end before they are cancelled"
     )
 
-    hash_time_cost: PositiveInt = Field(3, description="argon2id passes over memory")
-    hash_memory_kib: Annotated[int, Field(ge=8)] = Field(
+    hash_time_cost: Annotated[int, Field(gt=0, le=HIGHEST_WORD)] = Field(
+        3, description="argon2id passes over memory"
+    )
+    hash_memory_kib: Annotated[int, Field(ge=KIB_PER_LANE, le=HIGHEST_WORD)] = Field(
         65536, description="argon2id memory in KiB"
     )
     hash_parallelism: PositiveInt = Field(4, description="argon2id lanes")
@@ -148,6 +166,14 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="auto is console on a terminal and json elsewhere"
     )
+
+    @field_validator("hash_parallelism")
+    @classmethod
+    def _has_memory(cls, lanes: int, info: ValidationInfo) -> int:
+        memory: int = info.data.get("hash_memory_kib", HIGHEST_WORD)
+        if lanes * KIB_PER_LANE > memory:
+            raise ValueError(f"each lane takes {KIB_PER_LANE} KiB, and hash_memory_kib is {memory}")
+        return lanes
 
     @property
     def pool_limit(self) -> int:
@@ -177,3 +203,5 @@ def load(**flags: object) -> Settings:
         reason = str(first.get("ctx", {}).get("error") or first["msg"])
         shown = "" if name == "database_url" else f" {first['input']!r}"
         raise SettingsError(f"{given}{shown}: {reason}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(".env: is not UTF-8") from None

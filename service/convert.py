@@ -272,9 +272,9 @@ def changes(message: Message, mask: FieldMask, mutable: Sequence[str]) -> dict[s
     set_fields = {field.name for field, _ in message.ListFields()}
     paths = set(mask.paths) or set_fields.intersection(mutable)
     if "*" in paths:
-        paths = set(mutable)
-    if unknown := paths.difference(mutable):
-        raise InvalidRequest(Violation("update_mask", f"cannot change {min(unknown)}"))
+        paths = paths.difference("*").union(mutable)
+    if not paths.issubset(mutable):
+        raise InvalidRequest(Violation("update_mask", "names a part of a field"))
     return {name: _value(message, name) for name in mutable if name in paths}
 
 

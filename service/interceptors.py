@@ -45,6 +45,8 @@ PREFIX = "/byline."
 REQUEST_ID = "x-request-id"
 LONGEST_REQUEST_ID = 128
 STATUS_DETAILS = "grpc-status-details-bin"
+# More would not fit into the trailers that clients take: 8 KiB.
+MOST_VIOLATIONS = 16
 # Seconds before the first retry at most; before each further one twice as long.
 FIRST_BACKOFF = 0.02
 
@@ -121,6 +123,11 @@ class Pipeline(grpc.aio.ServerInterceptor):
         self._under_way -= 1
         if not self._under_way:
             self._idle.set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call is under way."""
+        return self._idle.is_set()
 
     async def idle(self) -> None:
         """Waits until no call is under way."""
@@ -205,7 +212,7 @@ class _Method:
             raise InvalidRequest(Violation("", text)) from None
         violations = self._pipeline.validator.collect_violations(request)
         if violations:
-            raise InvalidRequest(*map(_to_violation, violations))
+            raise InvalidRequest(*map(_to_violation, violations[:MOST_VIOLATIONS]))
         if self._takes_request_id and request.request_id:  # type: ignore[attr-defined] # looked up
             raise Unsupported("this server keeps no request ids: send the call without one")
         return request
@@ -271,6 +278,10 @@ def _request_id(context: Context) -> str:
 def _to_violation(found: protovalidate.Violation) -> Violation:
     rule = found.proto
     elements = rule.field.elements if rule.field else ()
+    if not elements:
+        # A rule about several fields names in its message the one that is at fault.
+        field, _, text = rule.message.partition(": ")
+        return Violation(field, text)
     parts = [
         f"{element.field_name}[{element.subscript.value}]"
         if element.subscript is not None

@@ -64,6 +64,10 @@ def token(cursor: Cursor | None, request: ListRequest) -> str:
     plain = (value - _EPOCH) // _MICROSECOND if isinstance(value, datetime) else value
     position = json.dumps([plain, row_id, is_moment], separators=(",", ":")).encode()
     raw = _VERSION + _digest(position, request) + position
+    return _encode(raw)
+
+
+def _encode(raw: bytes) -> str:
     return urlsafe_b64encode(raw).decode().rstrip("=")
 
 
@@ -75,6 +79,9 @@ def _decode(request: ListRequest) -> Cursor | None:
         raw = urlsafe_b64decode(text + b"=" * (-len(text) % 4))
     except ValueError:
         raise _foreign() from None
+    # The decoder takes more than the encoder makes: it skips what is no base64.
+    if _encode(raw) != request.page_token:
+        raise _foreign()
     digest, position = raw[1 : 1 + _DIGEST_SIZE], raw[1 + _DIGEST_SIZE :]
     if raw[:1] != _VERSION or digest != _digest(position, request):
         raise _foreign()

@@ -38,6 +38,8 @@ SERVICES = (
     tags_pb2.DESCRIPTOR.services_by_name["TagService"].full_name,
 )
 HEALTH = "grpc.health.v1.Health"
+# Seconds in which a call that was taken reaches the pipeline, and an answer the caller.
+SETTLE = 0.1
 
 log = structlog.get_logger("byline.server")
 
@@ -110,13 +112,22 @@ class Server:
         await self._health.drain()
         await asyncio.sleep(self._settings.drain_pause)
         stopping = asyncio.create_task(self._server.stop(self._settings.drain_grace))
-        idle = asyncio.create_task(self._pipeline.idle())
-        await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
+        quiet = asyncio.create_task(self._quiet())
+        await asyncio.wait((stopping, quiet), return_when=asyncio.FIRST_COMPLETED)
+        quiet.cancel()
         # What is still open then is watches of health, which never end by themselves.
         await self._server.stop(0)
         await stopping
         # Calls that were cancelled still have their connections to give back.
-        await idle
+        await self._pipeline.idle()
+
+    async def _quiet(self) -> None:
+        """Waits until no call is under way, and none was a moment ago."""
+        while True:
+            await self._pipeline.idle()
+            await asyncio.sleep(SETTLE)
+            if self._pipeline.is_idle:
+                return
 
 
 def pool_config(settings: Settings) -> PoolConfig:

@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import make_url, text
-from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.exc import ArgumentError, DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolWaitError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -70,6 +70,13 @@ class Usage:
 
 
 _PING = text("SELECT 1")
+# The options of asyncpg whose values may be text.
+URL_OPTIONS = {
+    *("host", "port", "user", "database", "passfile", "ssl", "krbsrvname", "gsslib"),
+    *("target_session_attrs", "command_timeout", "statement_cache_size"),
+    *("max_cached_statement_lifetime", "max_cacheable_statement_size"),
+    "prepared_statement_cache_size",
+}
 
 # A caller that wants to know sets its own; without one, nobody looks at the shared default.
 usage: ContextVar[Usage] = ContextVar("usage")
@@ -134,6 +141,11 @@ class Read(Session):
 
 class Transaction(Session):
     """Statements that take effect together when the block ends, or not at all."""
+
+    async def driver_connection(self) -> Any:  # noqa: ANN401 - the driver's, whatever it is
+        """Returns the driver's own connection, for what SQLAlchemy has no words for."""
+        raw = await self._connection.get_raw_connection()
+        return raw.driver_connection
 
     async def commit(self) -> None:
         """Commits. A cancelled caller waits for the outcome: a commit under way is not stopped."""
@@ -231,6 +243,17 @@ class Database:
         """Closes every connection of the pool. Those on loan close when they come back."""
         await self._vital.dispose()
         await self._engine.dispose()
+
+
+def check_url(url: str) -> None:
+    """Raises `ValueError`, with the reason for people, when no database can have this URL."""
+    try:
+        options = make_url(url).query
+    except (ArgumentError, ValueError):
+        raise ValueError("is not DRIVER://USER:PASSWORD@HOST:PORT/NAME?OPTION=VALUE") from None
+    if unknown := sorted(options.keys() - URL_OPTIONS):
+        hint = "; sslmode is spelt ssl here" if "sslmode" in unknown else ""
+        raise ValueError(f"asyncpg takes no {', '.join(unknown)} from a URL{hint}")
 
 
 def without_password(url: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import any_, bindparam, case, false, func, literal_column, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
+from sqlalchemy.orm import aliased
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,9 +16,8 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
     from sqlalchemy.orm import InstrumentedAttribute
 
+    from storage.database import Transaction
     from storage.models import Base
-
-    Columns = Mapping[InstrumentedAttribute[Any], Sequence[Any]]
 
 _TICK = timedelta(microseconds=1)
 
@@ -33,20 +33,13 @@ def is_one_of(
     return column == any_(bindparam(None, list(values), type_=ARRAY(column.type)))
 
 
-def insert_missing(table: type[Base], columns: Columns) -> Insert:
+def insert_missing(
+    table: type[Base], columns: Mapping[InstrumentedAttribute[Any], Sequence[Any]]
+) -> Insert:
     """Adds those of the rows whose unique keys are free, in order, and passes over the others.
 
-    Waits for transactions that are adding the same, and passes over what they commit.
-
-    Args:
-        table: what is added to.
-        columns: the values of each column, all of the same length.
-    """
-    return insert_rows(table, columns).on_conflict_do_nothing()
-
-
-def insert_rows(table: type[Base], columns: Columns) -> Insert:
-    """Adds rows, in order. The statement's text is the same for any number of them.
+    Waits for transactions that are adding the same, and passes over what they commit. The
+    statement's text is the same for any number of rows.
 
     Args:
         table: what is added to.
@@ -56,7 +49,36 @@ def insert_rows(table: type[Base], columns: Columns) -> Insert:
         func.unnest(bindparam(None, list(values), type_=ARRAY(column.type)))
         for column, values in columns.items()
     )
-    return insert(table).from_select(list(columns), select(*unnested))
+    return insert(table).from_select(list(columns), select(*unnested)).on_conflict_do_nothing()
+
+
+async def reserve_ids(tx: Transaction, column: InstrumentedAttribute[int], count: int) -> list[int]:
+    """Takes ids that the database will give to nobody else, in rising order."""
+    table = column.class_.__tablename__
+    numbers = select(func.nextval(func.pg_get_serial_sequence(table, column.key))).select_from(
+        func.generate_series(1, count)
+    )
+    return sorted((await tx.execute(numbers)).scalars())
+
+
+async def copy_in(
+    tx: Transaction,
+    columns: Sequence[InstrumentedAttribute[Any]],
+    rows: Sequence[tuple[Any, ...]],
+) -> None:
+    """Adds many rows at a time, by COPY: ten times as fast as by INSERT.
+
+    Args:
+        tx: a transaction that has run a statement already.
+        columns: of one table.
+        rows: a value for each column.
+    """
+    driver = await tx.driver_connection()
+    await driver.copy_records_to_table(
+        columns[0].class_.__tablename__,
+        records=rows,
+        columns=[column.key for column in columns],
+    )
 
 
 def changed_at(
@@ -79,6 +101,18 @@ def moment_after(updated_at: InstrumentedAttribute[datetime]) -> ColumnElement[d
 def literal(value: str) -> ColumnElement[str]:
     """A value that is part of the statement's text, where partial indexes can see it."""
     return bindparam(None, value, literal_execute=True)
+
+
+def planned_for_its_values(table: type[Base]) -> ColumnElement[bool]:
+    """A condition that always holds, for statements whose best plan depends on their values.
+
+    PostgreSQL plans a prepared statement once for any values if it expects no higher cost of that
+    than of the plans for the values so far. A plan for any search reads the whole table for a rare
+    one. Known to be true, the parameter makes the count of the table vanish; as one of any value
+    it leaves the count in the estimate, which makes that plan the dearest. The count never runs.
+    """
+    rows = select(func.count()).select_from(aliased(table)).scalar_subquery()
+    return or_(bindparam(None, value=True), rows.is_not(None))
 
 
 def row_limit(rows: int) -> ColumnElement[int]:

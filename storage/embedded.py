@@ -24,7 +24,7 @@ from urllib.parse import quote
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-# The first of these that exists runs the server, and owns its data, when root starts Byline.
+# The first of these that exists owns the data that root's Byline makes, and runs the server.
 UNPRIVILEGED_USERS = ("byline", "postgres", "nobody")
 NAME = "byline"
 # Stands for any embedded server where only the kind of database matters.
@@ -89,18 +89,24 @@ def running(
             cannot be made or started; the message holds the end of its log.
     """
     folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    server = _Server(folder, _owner())
-    with (folder / "lock").open("w") as lock:
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        server = _Server(folder)
+        lock = (folder / "lock").open("w")
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if not share:
                 raise EmbeddedError(f"another Byline uses the data in {folder}") from None
-            yield server.await_ready()
+            with _explained(folder):
+                endpoint = server.await_ready()
+            yield endpoint
             return
         try:
-            yield server.start(settings or {})
+            with _explained(folder):
+                endpoint = server.start(settings or {})
+            yield endpoint
         finally:
             server.stop()
 
@@ -117,11 +123,11 @@ class _Postmaster(NamedTuple):
 class _Server:
     """The server of a folder, which holds `postgres`, its data, and `postgres.log`."""
 
-    def __init__(self, folder: Path, owner: pwd.struct_passwd | None) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._data = folder / "postgres"
         self._log = folder / "postgres.log"
-        self._owner = owner
+        self._owner = _owner(self._data)
         self._process: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
         self._socket_folder: tempfile.TemporaryDirectory[str] | None = None
@@ -274,18 +280,30 @@ class _Server:
         return "\n".join(lines[-15:])
 
 
-def _owner() -> pwd.struct_passwd | None:
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turns what the system refuses into `EmbeddedError`."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or folder
+        raise EmbeddedError(f"cannot keep data in {folder}: {where}: {error.strerror}") from error
+
+
+def _owner(data: Path) -> pwd.struct_passwd | None:
     """The user that runs the server; None stands for the one who runs Byline."""
     if os.geteuid() != 0:
         return None
-    known = {user.pw_name: user for user in pwd.getpwall()}
-    for name in UNPRIVILEGED_USERS:
-        if name in known:
-            return known[name]
-    raise EmbeddedError(
-        "PostgreSQL does not run as root, and there is no user to run it instead: "
-        f"make one of {', '.join(UNPRIVILEGED_USERS)}, or start Byline as another user"
-    )
+    users = pwd.getpwall()
+    # PostgreSQL takes no data that is another user's.
+    fitting = [user for user in users if data.exists() and data.stat().st_uid == user.pw_uid]
+    fitting += [user for name in UNPRIVILEGED_USERS for user in users if user.pw_name == name]
+    if not fitting:
+        raise EmbeddedError(
+            "PostgreSQL does not run as root, and there is no user to run it instead: "
+            f"make one of {', '.join(UNPRIVILEGED_USERS)}, or start Byline as another user"
+        )
+    return fitting[0]
 
 
 def _wait_until(holds: Callable[[], bool], patience: float) -> bool:

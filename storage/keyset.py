@@ -16,10 +16,7 @@ from storage.dialects import row_limit
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from sqlalchemy import ColumnElement
-    from sqlalchemy.orm import InstrumentedAttribute
-
-    Column = InstrumentedAttribute[Any] | ColumnElement[Any]
+    from sqlalchemy import ColumnElement, SQLColumnExpression
 
 Row = TypeVar("Row", bound=tuple[Any, ...])
 Value = int | str | datetime
@@ -63,7 +60,7 @@ class Page(NamedTuple, Generic[Row]):
 def paged(
     statement: Select[*tuple[Any, ...]],
     window: Window,
-    columns: Mapping[str, Column],
+    columns: Mapping[str, SQLColumnExpression[Any]],
 ) -> Select[*tuple[Any, ...]]:
     """Returns the statement narrowed to one page and one row more, sorted.
 
@@ -73,15 +70,28 @@ def paged(
         columns: what each field that can be ordered by is in SQL, `id` among them.
     """
     order, after, limit = window
-    column, tie = columns[order.field], columns["id"]
-    by = [tie] if column is tie else [column, tie]
     if after is not None:
-        values = [after.id] if column is tie else [after.value, after.id]
+        by = _columns_of(order, columns)
+        values = [after.id] if len(by) == 1 else [after.value, after.id]
         here, there = tuple_(*by), tuple_(*values)
         statement = statement.where(here < there if order.descending else here > there)
-    return statement.order_by(
-        *(part.desc() if order.descending else part.asc() for part in by)
-    ).limit(row_limit(limit + 1))
+    return statement.order_by(*order_by(order, columns)).limit(row_limit(limit + 1))
+
+
+def order_by(
+    order: Order, columns: Mapping[str, SQLColumnExpression[Any]]
+) -> list[ColumnElement[Any]]:
+    """Returns what a statement in this order is sorted by, given the columns as for `paged`."""
+    return [
+        column.desc() if order.descending else column.asc()
+        for column in _columns_of(order, columns)
+    ]
+
+
+def _columns_of(
+    order: Order, columns: Mapping[str, SQLColumnExpression[Any]]
+) -> list[SQLColumnExpression[Any]]:
+    return [columns[name] for name in dict.fromkeys((order.field, "id"))]
 
 
 def page(

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from storage import tags
 from storage.casefold import fold
-from storage.dialects import insert_rows
+from storage.dialects import copy_in, reserve_ids
 from storage.models import Post, PostTag, Profile, Role, User
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from storage.database import Database, Transaction
-    from storage.dialects import Columns
 
     Progress = Callable[[str, int], None]
 
@@ -77,6 +76,17 @@ WORDS = (
 # Texts are pieces of one long one: drawing every word would take most of the time.
 _PROSE = random.Random(0).choices(WORDS, k=10_000)  # noqa: S311 - believable, not secret
 
+_USER = (
+    *(User.id, User.email, User.username, User.email_key, User.username_key, User.password_hash),
+    *(User.full_name, User.role, User.is_active, User.created_at, User.updated_at),
+)
+_PROFILE = (Profile.user_id, Profile.bio, Profile.avatar_url)
+_POST = (
+    *(Post.id, Post.author_id, Post.title, Post.title_key, Post.content, Post.published),
+    *(Post.created_at, Post.updated_at, Post.published_at),
+)
+_LINK = (PostTag.post_id, PostTag.tag_id)
+
 
 class Plan(NamedTuple):
     """How much to make, and which of all such worlds: the same seed makes the same data."""
@@ -110,36 +120,35 @@ async def _add_users(
     tx: Transaction, plan: Plan, draw: random.Random, password_hash: str, progress: Progress
 ) -> list[int]:
     """Adds users, some with a profile, and returns their ids."""
-    ids: list[int] = []
+    ids = await reserve_ids(tx, User.id, plan.users)
     for numbers in _batches(plan.users):
-        full_names = [f"{draw.choice(FIRST_NAMES)} {draw.choice(LAST_NAMES)}" for _ in numbers]
-        usernames = [
-            f"{name.replace(' ', '.').lower()}.{plan.seed}.{number}"
-            for name, number in zip(full_names, numbers, strict=True)
-        ]
-        emails = [f"{_ascii(name)}@example.com" for name in usernames]
-        moments = [_moment(draw) for _ in numbers]
-        columns: Columns = {
-            User.email: emails,
-            User.email_key: list(map(fold, emails)),
-            User.username: usernames,
-            User.username_key: list(map(fold, usernames)),
-            User.password_hash: [password_hash] * len(numbers),
-            User.full_name: full_names,
-            User.role: draw.choices(list(Role), weights=(985, 5, 10), k=len(numbers)),
-            User.is_active: [draw.random() < ACTIVE for _ in numbers],
-            User.created_at: moments,
-            User.updated_at: moments,
-        }
-        made = await _insert(tx, User, columns)
-        talkative = [user_id for user_id in made if draw.random() < WITH_PROFILE]
-        profiles: Columns = {
-            Profile.user_id: talkative,
-            Profile.bio: [_text(draw, 20) for _ in talkative],
-            Profile.avatar_url: [f"https://example.com/avatars/{each}.png" for each in talkative],
-        }
-        await tx.execute(insert_rows(Profile, profiles))
-        ids += made
+        users, profiles = [], []
+        for number in numbers:
+            full_name = f"{draw.choice(FIRST_NAMES)} {draw.choice(LAST_NAMES)}"
+            username = f"{full_name.replace(' ', '.').lower()}.{plan.seed}.{number}"
+            email = f"{_ascii(username)}@example.com"
+            role = draw.choices(list(Role), weights=(985, 5, 10))[0]
+            active, moment = draw.random() < ACTIVE, _moment(draw)
+            keys = fold(email), fold(username)
+            users.append(
+                (
+                    ids[number],
+                    email,
+                    username,
+                    *keys,
+                    password_hash,
+                    full_name,
+                    role,
+                    active,
+                    moment,
+                    moment,
+                )
+            )
+            if draw.random() < WITH_PROFILE:
+                avatar_url = f"https://example.com/avatars/{username}.png"
+                profiles.append((ids[number], _text(draw, 20), avatar_url))
+        await copy_in(tx, _USER, users)
+        await copy_in(tx, _PROFILE, profiles)
         progress("users", len(numbers))
     return ids
 
@@ -166,44 +175,31 @@ async def _add_posts(
 ) -> None:
     """Adds posts and their links to tags."""
     user_ids, tag_ids = people
-    for numbers in _batches(plan.posts if user_ids else 0):
-        titles = [_title(draw) for _ in numbers]
-        moments = [_moment(draw) for _ in numbers]
-        published = [draw.random() < PUBLISHED for _ in numbers]
-        columns: Columns = {
-            Post.author_id: [_skewed(draw, user_ids) for _ in numbers],
-            Post.title: titles,
-            Post.title_key: list(map(fold, titles)),
-            Post.content: [_text(draw, draw.randint(30, 150)) for _ in numbers],
-            Post.published: published,
-            Post.created_at: moments,
-            Post.updated_at: moments,
-            Post.published_at: [
-                moment if seen else None for moment, seen in zip(moments, published, strict=True)
-            ],
-        }
-        made = await _insert(tx, Post, columns)
-        links = [
-            (post_id, tag_id)
-            for post_id in made
-            for tag_id in sorted({_skewed(draw, tag_ids) for _ in range(_tag_count(draw, tag_ids))})
-        ]
-        await tx.execute(
-            insert_rows(
-                PostTag,
-                {
-                    PostTag.post_id: [post_id for post_id, _ in links],
-                    PostTag.tag_id: [tag_id for _, tag_id in links],
-                },
+    total = plan.posts if user_ids else 0
+    ids = await reserve_ids(tx, Post.id, total)
+    for numbers in _batches(total):
+        posts, links = [], []
+        for number in numbers:
+            title, moment = _title(draw), _moment(draw)
+            published = draw.random() < PUBLISHED
+            posts.append(
+                (
+                    ids[number],
+                    _skewed(draw, user_ids),
+                    title,
+                    fold(title),
+                    _text(draw, draw.randint(30, 150)),
+                    published,
+                    moment,
+                    moment,
+                    moment if published else None,
+                )
             )
-        )
+            chosen = {_skewed(draw, tag_ids) for _ in range(_tag_count(draw, tag_ids))}
+            links += [(ids[number], tag_id) for tag_id in sorted(chosen)]
+        await copy_in(tx, _POST, posts)
+        await copy_in(tx, _LINK, links)
         progress("posts", len(numbers))
-
-
-async def _insert(tx: Transaction, table: type[User | Post], columns: Columns) -> list[int]:
-    """Adds rows and returns their ids in the order of the rows: ids are given in that order."""
-    result = await tx.execute(insert_rows(table, columns).returning(table.id))
-    return sorted(result.scalars())
 
 
 def _batches(total: int) -> Iterator[range]:

@@ -18,6 +18,8 @@ from storage.models import PostTag, Tag
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from sqlalchemy import SQLColumnExpression
+
     from storage.database import Session, Transaction
 
 # Sorts after every text that starts alike.
@@ -199,7 +201,7 @@ async def of_posts(read: Session, post_ids: Sequence[int]) -> dict[int, list[Tag
     return tags
 
 
-def _by_count() -> tuple[Select[*tuple[Any, ...]], Mapping[str, keyset.Column]]:
+def _by_count() -> tuple[Select[*tuple[Any, ...]], Mapping[str, SQLColumnExpression[Any]]]:
     """All tags with their counts, and what they are sorted by."""
     counts = select(PostTag.tag_id, func.count().label("posts")).group_by(PostTag.tag_id).subquery()
     post_count = func.coalesce(counts.c.posts, 0)

@@ -5,13 +5,19 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sqlalchemy import Select, exists, func, insert, or_, select
+from sqlalchemy import Select, exists, func, insert, not_, or_, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import update as sql_update
 
 from storage import keyset
 from storage.casefold import fold
-from storage.dialects import changed_at, is_one_of, literal, moment_after
+from storage.dialects import (
+    changed_at,
+    is_one_of,
+    literal,
+    moment_after,
+    planned_for_its_values,
+)
 from storage.errors import Contention, NotFound, Stale
 from storage.models import Post, Profile, Role, User, UserPostCount
 from storage.profiles import ProfileRow
@@ -105,6 +111,8 @@ _PROFILE_COLUMNS = (Profile.bio, Profile.avatar_url, Profile.updated_at)
 _BASIC: Select[*tuple[Any, ...]] = select(*COLUMNS)
 _WITH_PROFILE: Select[*tuple[Any, ...]] = select(*COLUMNS, *_PROFILE_COLUMNS).outerjoin(Profile)
 
+_PLANNED_FOR_ITS_VALUES = planned_for_its_values(User)
+
 # What each field that can be ordered by is in SQL, and how it is read off a row.
 _ORDER_COLUMNS: Mapping[str, InstrumentedAttribute[Any]] = {
     "id": User.id,
@@ -177,8 +185,8 @@ async def list_page(
             points of their folded form.
         profile: loads the profiles too.
     """
-    statement = _select(profile=profile).where(*_conditions(where))
-    result = await read.execute(keyset.paged(statement, window, _ORDER_COLUMNS))
+    statement = keyset.paged(_BASIC.where(*_conditions(where)), window, _ORDER_COLUMNS)
+    result = await read.execute(_with_profiles(statement, window) if profile else statement)
     return keyset.page([_to_row(row) for row in result], window, _ORDER_VALUES)
 
 
@@ -315,6 +323,19 @@ def _select(*, profile: bool) -> Select[*tuple[Any, ...]]:
     return _WITH_PROFILE if profile else _BASIC
 
 
+def _with_profiles(
+    page: Select[*tuple[Any, ...]], window: keyset.Window
+) -> Select[*tuple[Any, ...]]:
+    """Joins the profiles to the rows of a page: none is read for a row that is not on it."""
+    users = page.add_columns(User.username_key).subquery()
+    order = {field: users.c[column.key] for field, column in _ORDER_COLUMNS.items()}
+    return (
+        select(*(users.c[column.key] for column in COLUMNS), *_PROFILE_COLUMNS)
+        .outerjoin_from(users, Profile, Profile.user_id == users.c.id)
+        .order_by(*keyset.order_by(window.order, order))
+    )
+
+
 def _to_row(row: Sequence[Any]) -> UserRow:
     """Reads a row of `COLUMNS`, and of `_PROFILE_COLUMNS` where they were selected too."""
     width = len(COLUMNS)
@@ -337,7 +358,9 @@ def _is(key: Key) -> ColumnElement[bool]:
 def _conditions(where: Filter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if where.is_active is not None:
-        conditions.append(User.is_active.is_(where.is_active))
+        # As the predicate of the partial index is written: `IS false` would not be taken for it.
+        active = User.is_active.expression
+        conditions.append(active if where.is_active else not_(active))
     if where.role is not None:
         conditions.append(User.role == literal(where.role))
     if where.query:
@@ -352,6 +375,8 @@ def _conditions(where: Filter) -> list[ColumnElement[bool]]:
         conditions.append(User.created_at > where.created_after)
     if where.created_before is not None:
         conditions.append(User.created_at < where.created_before)
+    if where.query or where.created_after is not None or where.created_before is not None:
+        conditions.append(_PLANNED_FOR_ITS_VALUES)
     return conditions
 
 
