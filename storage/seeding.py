@@ -130,20 +130,8 @@ async def _add_users(
             role = draw.choices(list(Role), weights=(985, 5, 10))[0]
             active, moment = draw.random() < ACTIVE, _moment(draw)
             keys = fold(email), fold(username)
-            users.append(
-                (
-                    ids[number],
-                    email,
-                    username,
-                    *keys,
-                    password_hash,
-                    full_name,
-                    role,
-                    active,
-                    moment,
-                    moment,
-                )
-            )
+            account = (ids[number], email, username, *keys, password_hash)
+            users.append((*account, full_name, role, active, moment, moment))
             if draw.random() < WITH_PROFILE:
                 avatar_url = f"https://example.com/avatars/{username}.png"
                 profiles.append((ids[number], _text(draw, 20), avatar_url))
@@ -182,19 +170,9 @@ async def _add_posts(
         for number in numbers:
             title, moment = _title(draw), _moment(draw)
             published = draw.random() < PUBLISHED
-            posts.append(
-                (
-                    ids[number],
-                    _skewed(draw, user_ids),
-                    title,
-                    fold(title),
-                    _text(draw, draw.randint(30, 150)),
-                    published,
-                    moment,
-                    moment,
-                    moment if published else None,
-                )
-            )
+            author_id, text = _skewed(draw, user_ids), _text(draw, draw.randint(30, 150))
+            written = (ids[number], author_id, title, fold(title), text)
+            posts.append((*written, published, moment, moment, moment if published else None))
             chosen = {_skewed(draw, tag_ids) for _ in range(_tag_count(draw, tag_ids))}
             links += [(ids[number], tag_id) for tag_id in sorted(chosen)]
         await copy_in(tx, _POST, posts)
