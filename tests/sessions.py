@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,16 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
         yield connection
     finally:
         await connection.close()
+
+
+def execute(url: str, script: str) -> None:
+    """Runs a script, for tests outside the event loop."""
+
+    async def run() -> None:
+        async with connected(url) as connection:
+            await connection.execute(script)
+
+    asyncio.run(run())
 
 
 @asynccontextmanager
