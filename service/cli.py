@@ -103,6 +103,9 @@ def _migrate(settings: Settings, action: str, revision: str | None = None) -> No
         print(migrations.sql(settings.database_url or embedded.ANY_URL, revision or "head"), end="")
         return
     with _database(settings, share=True) as where:
+        status = migrations.status(where.url)
+        if action != "status" and status.state is migrations.State.AHEAD:
+            raise CommandFailed(_described(status))
         if action == "up":
             migrations.up(where.url, revision or "head")
         elif action == "down":
@@ -141,9 +144,11 @@ def _ensure_schema(settings: Settings, where: Where) -> str:
     Raises:
         CommandFailed: when it is not, and may not be brought there.
     """
-    if settings.migrate or settings.database_url is None:
-        migrations.up(where.url)
     status = migrations.status(where.url)
+    may_migrate = settings.migrate or settings.database_url is None
+    if may_migrate and status.state is migrations.State.BEHIND:
+        migrations.up(where.url)
+        status = migrations.status(where.url)
     if status.state is not migrations.State.CURRENT:
         raise CommandFailed(_described(status))
     return status.head
