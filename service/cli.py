@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT."""
     reserved, address = _reserve(parse_address(settings.listen))
-    with _database(settings, share=False) as where:
+    with reserved, _database(settings, share=False) as where:
         schema = _ensure_schema(settings, where)
 
         def started(port: int) -> None:
@@ -98,8 +98,7 @@ def _serve(settings: Settings) -> None:
             reserved.close()
             run(serve(settings, where.url, address, started))
         else:
-            with reserved:
-                run(supervise(settings, where.url, address, lambda: started(address.port)))
+            run(supervise(settings, where.url, address, lambda: started(address.port)))
 
 
 def _migrate(settings: Settings, action: str, revision: str | None = None) -> None:
@@ -108,6 +107,9 @@ def _migrate(settings: Settings, action: str, revision: str | None = None) -> No
         print(migrations.sql(settings.database_url or embedded.ANY_URL, revision or "head"), end="")
         return
     with _database(settings, share=True) as where:
+        status = migrations.status(where.url)
+        if action != "status" and status.state is migrations.State.AHEAD:
+            raise CommandFailed(_described(status))
         if action == "up":
             migrations.up(where.url, revision or "head")
         elif action == "down":
@@ -176,9 +178,11 @@ def _ensure_schema(settings: Settings, where: Where) -> str:
     Raises:
         CommandFailed: when it is not, and may not be brought there.
     """
-    if settings.migrate or settings.database_url is None:
-        migrations.up(where.url)
     status = migrations.status(where.url)
+    may_migrate = settings.migrate or settings.database_url is None
+    if may_migrate and status.state is migrations.State.BEHIND:
+        migrations.up(where.url)
+        status = migrations.status(where.url)
     if status.state is not migrations.State.CURRENT:
         raise CommandFailed(_described(status))
     return status.head
@@ -209,20 +213,24 @@ def _reserve(address: Address) -> tuple[socket.socket, Address]:
         CommandFailed: when the address cannot be listened on.
     """
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    claimed = socket.socket(family, socket.SOCK_STREAM)
     try:
         # A port that an ended connection still holds may be listened on; a server's may not.
-        claimed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        claimed.bind(address)
-        port = claimed.getsockname()[1]
-        claimed.close()
-        claimed = socket.socket(family, socket.SOCK_STREAM)
-        claimed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        claimed.bind((address.host, port))
+        with _bound(family, address, socket.SO_REUSEADDR) as first:
+            address = address._replace(port=first.getsockname()[1])
+        return _bound(family, address, socket.SO_REUSEPORT), address
     except OSError as error:
-        claimed.close()
         raise CommandFailed(f"cannot listen on {address}: {error.strerror}") from None
-    return claimed, address._replace(port=port)
+
+
+def _bound(family: socket.AddressFamily, address: Address, option: int) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, option, 1)
+        made.bind(address)
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def _announce(settings: Settings, address: Address, where: Where, schema: str) -> None:

@@ -27,8 +27,8 @@ HIGHEST_WORD = 0xFFFF_FFFF
 # argon2 refuses less: RFC 9106.
 KIB_PER_LANE = 8
 
-Seconds = Annotated[float, Field(ge=0, le=LONGEST)]
-PositiveSeconds = Annotated[float, Field(gt=0, le=LONGEST)]
+Seconds = Annotated[float, Field(ge=0, le=LONGEST, allow_inf_nan=False)]
+PositiveSeconds = Annotated[float, Field(gt=0, le=LONGEST, allow_inf_nan=False)]
 
 
 class Address(NamedTuple):

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 DOMAIN = "byline"
 _PREFIX = "ERROR_REASON_"
 
+# The storage error's own words name a SQLSTATE.
+STILL_REFERENCED = "something else still refers to this"
+
 Code = grpc.StatusCode
 Reason = reasons.ErrorReason
 
@@ -125,9 +128,9 @@ def _bad_request(error: InvalidRequest) -> tuple[Message, ...]:
     return (details.BadRequest(field_violations=violations),)
 
 
-def _still_referenced(error: storage.StillReferenced) -> tuple[Message, ...]:
+def _still_referenced(_: storage.StillReferenced) -> tuple[Message, ...]:
     violation = details.PreconditionFailure.Violation(
-        type="STILL_REFERENCED", description=str(error)
+        type="STILL_REFERENCED", description=STILL_REFERENCED
     )
     return (details.PreconditionFailure(violations=[violation]),)
 
@@ -167,7 +170,7 @@ TABLE: dict[type[BaseException], Rule] = {
     storage.StillReferenced: Rule(
         Code.FAILED_PRECONDITION,
         reasons.ERROR_REASON_STILL_REFERENCED,
-        "something else still refers to this",
+        STILL_REFERENCED,
         _still_referenced,
     ),
     storage.PoolTimeout: Rule(

@@ -92,28 +92,37 @@ class _Worker:
 
     async def _run_once(self, stopping: asyncio.Task[bool]) -> int:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "service.supervisor", str(self._number)),
+            # Without -P, a folder called service would be taken for ours where Byline is started.
+            *(sys.executable, "-P", "-m", "service.supervisor", str(self._number)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             # A Ctrl-C is the supervisor's to hear; the workers hear of it in their turn.
             start_new_session=True,
         )
         assert process.stdin  # noqa: S101 - told so above
-        assert process.stdout  # noqa: S101 - told so above
         process.stdin.write(self._order + b"\n")
+        announcing = asyncio.create_task(self._announce(process))
         exited = asyncio.create_task(process.wait())
-        if await process.stdout.readline() == READY:
-            self.ready.set()
-            log.info("worker started", worker=self._number, pid=process.pid)
         await asyncio.wait((exited, stopping), return_when=asyncio.FIRST_COMPLETED)
         with suppress(ProcessLookupError):
             process.terminate()
+        await announcing
         return await exited
+
+    async def _announce(self, process: asyncio.subprocess.Process) -> None:
+        """Says that the worker takes calls, once it does."""
+        assert process.stdout  # noqa: S101 - told so where it is made
+        if await process.stdout.readline() == READY:
+            self.ready.set()
+            log.info("worker started", worker=self._number, pid=process.pid)
 
 
 def work() -> None:
     """Runs one worker, as standard input tells."""
-    order = json.loads(sys.stdin.readline())
+    line = sys.stdin.readline()
+    if not line:
+        return  # the supervisor has ended meanwhile
+    order = json.loads(line)
     settings = Settings.model_validate(order["settings"])
     logs.configure(settings)
     structlog.contextvars.bind_contextvars(worker=int(sys.argv[1]))
@@ -122,7 +131,12 @@ def work() -> None:
 
 async def _work(settings: Settings, database_url: str, address: Address) -> None:
     loop = asyncio.get_running_loop()
-    loop.add_reader(sys.stdin, signal.raise_signal, signal.SIGTERM)
+
+    def abandoned() -> None:
+        loop.remove_reader(sys.stdin)
+        signal.raise_signal(signal.SIGTERM)
+
+    loop.add_reader(sys.stdin, abandoned)
 
     def started(_: int) -> None:
         sys.stdout.buffer.write(READY)

@@ -130,31 +130,39 @@ class _Server:
         self._owner = _owner(self._data)
         self._process: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
-        self._socket_folder: tempfile.TemporaryDirectory[str] | None = None
+        self._socket_folder: Path | None = None
 
     def start(self, settings: Mapping[str, str]) -> Endpoint:
         """Makes the data if there is none, and the server if none was left running."""
         if not (self._data / "PG_VERSION").exists():
             self._initialise()
-        if not self._left_running():
+        left = self._left_running()
+        if left is not None and not self._was_told(settings):
+            self._end(left.pid)
+            left = None
+        if left is None:
             self._spawn(settings)
-        endpoint = self.await_ready()
-        self._pid = endpoint.pid
-        return endpoint
+        else:
+            self._pid = left.pid
+            self._socket_folder = Path(left.socket_folder)
+        return self.await_ready()
 
     def stop(self) -> None:
         """Ends every session and waits until the server has written down what it has."""
         pid = self._process.pid if self._process else self._pid
         if pid is not None:
-            for how in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, by force
-                try:
-                    os.kill(pid, how)
-                except ProcessLookupError:
-                    break
-                if _wait_until(lambda: not self._alive(pid), STOP_PATIENCE):
-                    break
-        if self._socket_folder is not None:
-            self._socket_folder.cleanup()
+            self._end(pid)
+        if self._socket_folder is not None and self._socket_folder != self._data:
+            shutil.rmtree(self._socket_folder, ignore_errors=True)
+
+    def _end(self, pid: int) -> None:
+        for how in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, by force
+            try:
+                os.kill(pid, how)
+            except ProcessLookupError:
+                return
+            if _wait_until(lambda: not self._alive(pid), STOP_PATIENCE):
+                return
 
     def await_ready(self) -> Endpoint:
         """Waits until the server takes connections, and returns where."""
@@ -174,10 +182,11 @@ class _Server:
 
         if not _wait_until(ready, START_PATIENCE):
             raise EmbeddedError(f"PostgreSQL is not ready:\n{self._log_tail()}")
-        where = quote(found[0].socket_folder, safe="/")
+        # The port is stated, for PGPORT may say something else where this is read.
+        where = f"host={quote(found[0].socket_folder, safe='/')}&port={found[0].port}"
         return Endpoint(
-            url=f"postgresql+asyncpg://{NAME}@/{NAME}?host={where}",
-            psql=f"postgresql://{NAME}@/{NAME}?host={where}",
+            url=f"postgresql+asyncpg://{NAME}@/{NAME}?{where}",
+            psql=f"postgresql://{NAME}@/{NAME}?{where}",
             pid=found[0].pid,
         )
 
@@ -214,14 +223,14 @@ class _Server:
             raise EmbeddedError(f"{program} failed:\n{done.stderr}")
 
     def _spawn(self, settings: Mapping[str, str]) -> None:
-        socket_folder = self._data
-        if len(os.fsencode(socket_folder)) > LONGEST_SOCKET_FOLDER:
-            self._socket_folder = tempfile.TemporaryDirectory(prefix="byline-")
-            socket_folder = Path(self._socket_folder.name)
-            self._give(socket_folder)
+        self._socket_folder = self._data
+        if len(os.fsencode(self._data)) > LONGEST_SOCKET_FOLDER:
+            self._socket_folder = Path(tempfile.mkdtemp(prefix="byline-"))
+            self._give(self._socket_folder)
         told = {
             "listen_addresses": "",
-            "unix_socket_directories": str(socket_folder),
+            # A list, whose parts are quoted as SQL quotes names.
+            "unix_socket_directories": '"{}"'.format(str(self._socket_folder).replace('"', '""')),
             "unix_socket_permissions": "0700",
             **settings,
         }
@@ -240,7 +249,9 @@ class _Server:
         command = [str(binaries() / program), *arguments]
         if self._owner is None:
             return command
-        return [sys.executable, "-m", "storage.unprivileged", self._owner.pw_name, *command]
+        # Without -P, a folder called storage would be taken for ours wherever Byline is started.
+        unprivileged = [sys.executable, "-P", "-m", "storage.unprivileged"]
+        return [*unprivileged, self._owner.pw_name, *command]
 
     def _give(self, folder: Path) -> None:
         if self._owner is not None:
@@ -254,21 +265,37 @@ class _Server:
             return None
         return _Postmaster(int(pid), port, socket_folder, state.strip() == "ready")
 
-    def _left_running(self) -> bool:
-        """Tells whether a server listens on this data already. A pid alone may be anybody's."""
+    def _left_running(self) -> _Postmaster | None:
+        """Returns the server that listens on this data already. A pid alone may be anybody's."""
         info = self._postmaster()
         if info is None:
-            return False
+            return None
         with socket.socket(socket.AF_UNIX) as client:
             try:
                 client.connect(f"{info.socket_folder}/.s.PGSQL.{info.port}")
             except OSError:
-                return False
-        return True
+                return None
+
+        def settled() -> bool:
+            known = self._postmaster()
+            return known is None or known.ready
+
+        # It may be on its way down, if its Byline was killed while it waited for that.
+        _wait_until(settled, START_PATIENCE)
+        return self._postmaster()
+
+    def _was_told(self, settings: Mapping[str, str]) -> bool:
+        """Tells whether the server that runs was started with these settings."""
+        told = (self._data / "postmaster.opts").read_text()
+        return all(f'"--{name}={value}"' in told for name, value in settings.items())
 
     def _alive(self, pid: int) -> bool:
         if self._process is not None:
             return self._process.poll() is None
+        # Its last act. The process itself may stay as a zombie, where its new parent never looks.
+        info = self._postmaster()
+        if info is None or info.pid != pid:
+            return False
         try:
             os.kill(pid, 0)
         except ProcessLookupError:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import shutil
+import signal
 import tempfile
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
 import pytest
+import structlog
 from sqlalchemy import make_url
 
 import migrations
+from service.cli import main
 from service.config import Address, Settings
 from service.loop import factory
 from service.server import Server
@@ -23,9 +26,10 @@ from storage.database import Database
 from tests.clients import Client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager
 
+    Command = Callable[..., "Ended"]
     Serve = Callable[..., AbstractAsyncContextManager[Client]]
 
 TEMPLATE = "byline_template"
@@ -39,6 +43,14 @@ CLUSTER_SETTINGS = {
 }
 
 _numbers = itertools.count(1)
+
+
+class Ended(NamedTuple):
+    """How a command ended, and what it printed on standard output and on standard error."""
+
+    status: int | str | None
+    output: str
+    complaint: str
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -139,6 +151,35 @@ async def client(serve: Serve, database_url: str) -> AsyncIterator[Client]:
     """A client of a server on a database of its own."""
     async with serve(database_url) as connected:
         yield connected
+
+
+@pytest.fixture
+def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty folder to be in, without a setting of the developer's in sight."""
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"BYLINE_{name.upper()}", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def byline(capsys: pytest.CaptureFixture[str], plain_environment: Path) -> Iterator[Command]:
+    """Runs the command within the test's own process, where it does not serve."""
+    del plain_environment
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def run(*arguments: object) -> Ended:
+        try:
+            status: int | str | None = main([str(argument) for argument in arguments])
+        except SystemExit as ended:
+            status = ended.code
+        return Ended(status, *capsys.readouterr())
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    # Its logs go to a stream that ends with the test.
+    structlog.reset_defaults()
 
 
 @asynccontextmanager

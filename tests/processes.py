@@ -1,0 +1,177 @@
+"""`byline serve` as an operator has it: a process of its own, its output, its signals, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.clients import Client
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+# How long anything may take on a busy machine before the test has failed.
+PATIENCE = 60.0
+POLL = 0.02
+# Nothing is slower than a test needs it to be. A flag that is given again counts.
+QUICK = (
+    *("--listen", "127.0.0.1:0", "--log-format", "json", "--drain-pause", "0"),
+    *("--hash-time-cost", "1", "--hash-memory-kib", "8", "--hash-parallelism", "1"),
+)
+
+
+async def until(holds: Callable[[], bool | Awaitable[bool]]) -> None:
+    """Waits for a condition to hold."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        held = holds()
+        if held if isinstance(held, bool) else await held:
+            return
+        assert time.monotonic() < deadline, "it did not come to hold"
+        await asyncio.sleep(POLL)
+
+
+class Byline:
+    """A `byline serve` that was started.
+
+    Args:
+        folder: where it is started, which is where it looks for `.env`, and where its output goes.
+        flags: its flags.
+    """
+
+    def __init__(self, folder: Path, *flags: object) -> None:
+        self._output = folder / f"out-{time.monotonic_ns()}"
+        self._log = self._output.with_name(self._output.name + ".log")
+        self._process = start(
+            *(sys.executable, "-m", "service.cli", "serve", *QUICK, *flags),
+            folder=folder,
+            output=self._output,
+            log=self._log,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def output(self) -> str:
+        """What it printed."""
+        return self._output.read_text()
+
+    @property
+    def complaint(self) -> str:
+        """What it printed on standard error, its log among it."""
+        return self._log.read_text()
+
+    @property
+    def address(self) -> str:
+        """Where it says that it listens."""
+        return self.printed(r"listens on (\S+)")
+
+    def printed(self, pattern: str) -> str:
+        """The part of its output that a pattern's group matches."""
+        found = re.search(pattern, self.output)
+        assert found, f"no {pattern!r} in {self.output!r}"
+        return found[1]
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """Its log lines about an event."""
+        lines = self.complaint.splitlines()
+        parsed = [json.loads(line) for line in lines if line.startswith("{")]
+        return [line for line in parsed if line["event"] == event]
+
+    async def started(self) -> None:
+        """Waits until it says that it serves."""
+        await until(lambda: "Ctrl-C" in self.output or self._process.poll() is not None)
+        assert self._process.returncode is None, self.complaint
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the one process."""
+        self._process.send_signal(number)
+
+    def ctrl_c(self) -> None:
+        """Does what a terminal does: SIGINT to the whole process group."""
+        os.killpg(self.pid, signal.SIGINT)
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    async def status(self) -> int:
+        """Waits for its end, and returns its exit status."""
+        await until(lambda: self.ended)
+        return self._process.returncode
+
+    async def stop(self) -> int:
+        """Asks it to end, and returns its exit status."""
+        self.signal(signal.SIGTERM)
+        return await self.status()
+
+    def kill(self) -> None:
+        """Ends it by force, if it has not ended."""
+        self._process.kill()
+        self._process.wait()
+
+
+@asynccontextmanager
+async def serving(folder: Path, *flags: object) -> AsyncIterator[Byline]:
+    """Runs `byline serve` while the block lasts, or until the test ends it."""
+    byline = Byline(folder, *flags)
+    try:
+        await byline.started()
+        yield byline
+        if not byline.ended:
+            await byline.stop()
+    finally:
+        byline.kill()
+
+
+@asynccontextmanager
+async def calling(byline: Byline) -> AsyncIterator[Client]:
+    """A client of a `byline serve`."""
+    async with Client(byline.address) as client:
+        yield client
+
+
+def start(*command: object, folder: Path, output: Path, log: Path) -> subprocess.Popen[bytes]:
+    """Starts a command in a folder, as a terminal does: at the head of a process group."""
+    with output.open("wb") as out, log.open("wb") as err:
+        return subprocess.Popen(  # noqa: S603 - a command of the test's own
+            [str(part) for part in command],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
+
+
+def working_in(folder: Path) -> set[int]:
+    """The processes whose working directory is in a folder: a server's is its data."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        try:
+            where = (entry / "cwd").readlink()
+        except OSError:
+            continue
+        if entry.name.isdigit() and where.is_relative_to(folder):
+            found.add(int(entry.name))
+    return found
+
+
+def is_running(pid: int) -> bool:
+    """Tells whether a process is there and has not ended."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"

@@ -1,0 +1,69 @@
+"""The database as others of its clients see it: rows that somebody locks, and who is connected."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from tests.processes import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+# Those of the database that is asked.
+BYLINES = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'byline'
+"""
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection that is nobody else's."""
+    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def execute(url: str, script: str) -> None:
+    """Runs a script, for tests outside the event loop."""
+
+    async def run() -> None:
+        async with connected(url) as connection:
+            await connection.execute(script)
+
+    asyncio.run(run())
+
+
+@asynccontextmanager
+async def locked_user(url: str, user_id: int) -> AsyncIterator[None]:
+    """Holds the lock on a user's row while the block lasts."""
+    async with connected(url) as connection, connection.transaction():
+        await connection.execute("SELECT FROM users WHERE id = $1 FOR UPDATE", user_id)
+        yield
+
+
+async def until_waiting_for_a_lock(url: str) -> None:
+    """Waits until a Byline waits for a lock that somebody else holds."""
+    async with connected(url) as connection:
+        waiting = f"{BYLINES} AND wait_event_type = 'Lock'"
+
+        async def holds() -> bool:
+            return bool(await connection.fetchval(waiting))
+
+        await until(holds)
+
+
+async def until_gone(url: str) -> None:
+    """Waits until no Byline is connected, within a transaction or without."""
+    async with connected(url) as connection:
+
+        async def holds() -> bool:
+            return not await connection.fetchval(BYLINES)
+
+        await until(holds)
