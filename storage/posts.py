@@ -12,6 +12,7 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    not_,
     null,
     select,
     true,
@@ -25,7 +26,7 @@ from sqlalchemy import (
 
 from storage import keyset, tags, users
 from storage.casefold import fold
-from storage.dialects import changed_at, is_one_of, moment_after, row_limit
+from storage.dialects import changed_at, is_one_of, moment_after, planned_for_its_values, row_limit
 from storage.errors import NotFound, Stale
 from storage.models import Post, PostTag, Tag, User
 
@@ -115,7 +116,9 @@ _COLUMNS = (
 )
 _WIDTH = len(_COLUMNS)
 _SUMMARY: Select[*tuple[Any, ...]] = select(*_COLUMNS)
-_FULL: Select[*tuple[Any, ...]] = select(*_COLUMNS, Post.content, *users.COLUMNS).join(Post.author)
+_WITH_CONTENT: Select[*tuple[Any, ...]] = select(*_COLUMNS, Post.content)
+
+_PLANNED_FOR_ITS_VALUES = planned_for_its_values(Post)
 
 _ORDER_COLUMNS: Mapping[str, InstrumentedAttribute[Any]] = {
     "id": Post.id,
@@ -166,8 +169,8 @@ async def get(read: Session, post_id: int, *, full: bool = True) -> PostRow:
 
 async def batch_get(read: Session, ids: Sequence[int], *, full: bool = False) -> dict[int, PostRow]:
     """Returns those of the posts that there are, by id: one statement, two in full."""
-    statement = _select(full=full).where(is_one_of(Post.id, ids))
-    rows = await _load(read, statement, full=full)
+    statement = (_WITH_CONTENT if full else _SUMMARY).where(is_one_of(Post.id, ids))
+    rows = await (_load_full(read, statement) if full else _load(read, statement))
     return {row.id: row for row in rows}
 
 
@@ -183,8 +186,9 @@ async def list_page(
             their folded form.
         full: loads content, authors and tags too.
     """
-    statement = _select(full=full).where(*_conditions(where))
-    rows = await _load(read, keyset.paged(statement, window, _ORDER_COLUMNS), full=full)
+    statement = (_WITH_CONTENT if full else _SUMMARY).where(*_conditions(where))
+    statement = keyset.paged(statement, window, _ORDER_COLUMNS)
+    rows = await (_load_full(read, statement, window) if full else _load(read, statement))
     return keyset.page(rows, window, _ORDER_VALUES)
 
 
@@ -313,18 +317,40 @@ async def delete(tx: Transaction, post_id: int, *, unchanged_since: datetime | N
         raise await _why_missed(tx, post_id)
 
 
-def _select(*, full: bool) -> Select[*tuple[Any, ...]]:
-    return _FULL if full else _SUMMARY
+async def _load(read: Session, statement: Select[*tuple[Any, ...]]) -> list[PostRow]:
+    """Reads rows of `_SUMMARY`."""
+    return [_summary(row) for row in await read.execute(statement)]
 
 
-async def _load(read: Session, statement: Select[*tuple[Any, ...]], *, full: bool) -> list[PostRow]:
-    """Reads rows of `_SUMMARY`, or of `_FULL` and then their tags."""
-    result = await read.execute(statement)
-    if not full:
-        return [_summary(row) for row in result]
+async def _load_full(
+    read: Session, statement: Select[*tuple[Any, ...]], window: keyset.Window | None = None
+) -> list[PostRow]:
+    """Reads rows of `_WITH_CONTENT` with their authors, and then their tags.
+
+    Args:
+        read: where to read.
+        statement: selects the posts.
+        window: how they are sorted, if they are.
+    """
+    result = await read.execute(_with_authors(statement, window))
     rows = [_full(row) for row in result]
     found = await tags.of_posts(read, [row.id for row in rows])
     return [row._replace(tags=found.get(row.id, ())) for row in rows]
+
+
+def _with_authors(
+    statement: Select[*tuple[Any, ...]], window: keyset.Window | None
+) -> Select[*tuple[Any, ...]]:
+    """Joins the authors to selected posts: none is read for a post that is not among them."""
+    posts = statement.add_columns(Post.title_key).subquery()
+    columns = (*_COLUMNS, Post.content)
+    joined = select(*(posts.c[column.key] for column in columns), *users.COLUMNS).join_from(
+        posts, User, User.id == posts.c.author_id
+    )
+    if window is None:
+        return joined
+    order = {field: posts.c[column.key] for field, column in _ORDER_COLUMNS.items()}
+    return joined.order_by(*keyset.order_by(window.order, order))
 
 
 def _summary(row: Sequence[Any]) -> PostRow:
@@ -333,7 +359,7 @@ def _summary(row: Sequence[Any]) -> PostRow:
 
 
 def _full(row: Sequence[Any]) -> PostRow:
-    """Reads a row of `_FULL`."""
+    """Reads a row of `_WITH_CONTENT` and its author."""
     post, content, author = row[:_WIDTH], row[_WIDTH], row[_WIDTH + 1 :]
     return PostRow(*post)._replace(content=content, author=users.UserRow(*author))
 
@@ -343,7 +369,9 @@ def _conditions(where: Filter) -> list[ColumnElement[bool]]:
     if where.author_id is not None:
         conditions.append(Post.author_id == where.author_id)
     if where.published is not None:
-        conditions.append(Post.published.is_(where.published))
+        # As the predicates of the partial indexes are written.
+        published = Post.published.expression
+        conditions.append(published if where.published else not_(published))
     if where.tag:
         tag_id = select(Tag.id).where(Tag.name_key == tags.key_of(where.tag)).scalar_subquery()
         conditions.append(
@@ -355,6 +383,8 @@ def _conditions(where: Filter) -> list[ColumnElement[bool]]:
         conditions.append(Post.created_at > where.created_after)
     if where.created_before is not None:
         conditions.append(Post.created_at < where.created_before)
+    if where._replace(published=None) != Filter():
+        conditions.append(_PLANNED_FOR_ITS_VALUES)
     return conditions
 
 

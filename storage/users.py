@@ -202,8 +202,8 @@ async def list_authors(
 ) -> keyset.Page[UserRow]:
     """Returns a page of the users who have a published post, by id, in one statement."""
     has_published = exists().where(Post.author_id == User.id, Post.published).correlate(User)
-    statement = _select(profile=profile).where(has_published)
-    result = await read.execute(keyset.paged(statement, window, _ORDER_COLUMNS))
+    statement = keyset.paged(_BASIC.where(has_published), window, _ORDER_COLUMNS)
+    result = await read.execute(_with_profiles(statement, window) if profile else statement)
     return keyset.page([_to_row(row) for row in result], window, _ORDER_VALUES)
 
 
