@@ -9,7 +9,7 @@ from byline.v1 import posts_pb2, resources_pb2, tags_pb2, users_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from service.errors import InvalidRequest, Violation
-from storage import posts, tags, users
+from storage import authors, posts, tags, users
 from storage.models import Role
 from storage.users import Key
 
@@ -41,7 +41,7 @@ _ROLE_MESSAGES = {
 _ROLES = {number: role for role, number in _ROLE_MESSAGES.items()}
 
 
-def to_user(row: UserRow, more: posts.OfUsers | None = None) -> resources_pb2.User:
+def to_user(row: UserRow, more: authors.Recent | None = None) -> resources_pb2.User:
     """Returns the message of a user, with what the full view adds if it is given."""
     message = resources_pb2.User(
         id=row.id,
@@ -95,7 +95,7 @@ def to_tag(row: TagRow) -> resources_pb2.Tag:
     )
 
 
-def to_statistics(row: posts.Statistics) -> users_pb2.GetUserStatisticsResponse:
+def to_statistics(row: authors.Statistics) -> users_pb2.GetUserStatisticsResponse:
     """Returns the message of what a user's posts amount to."""
     return users_pb2.GetUserStatisticsResponse(
         post_count=row.post_count,
@@ -186,35 +186,39 @@ def from_tag_key(request: tags_pb2.GetTagRequest) -> tags.Key:
 
 def from_user_filter(message: users_pb2.UserFilter) -> users.Filter:
     """Returns the conditions of a filter."""
+    after, before = _created(message)
     return users.Filter(
         is_active=message.is_active if message.HasField("is_active") else None,
         role=from_role(message.role),
         query=message.query,
-        **_created(message),
+        created_after=after,
+        created_before=before,
     )
 
 
 def from_post_filter(message: posts_pb2.PostFilter) -> posts.Filter:
     """Returns the conditions of a filter."""
+    after, before = _created(message)
     return posts.Filter(
         author_id=message.author_id or None,
         published=message.published if message.HasField("published") else None,
         tag=message.tag,
         query=message.query,
-        **_created(message),
+        created_after=after,
+        created_before=before,
     )
 
 
-def _created(message: users_pb2.UserFilter | posts_pb2.PostFilter) -> dict[str, datetime]:
-    """The moments between which a filter's things were created, those that are set."""
-    moments = {}
+def _created(
+    message: users_pb2.UserFilter | posts_pb2.PostFilter,
+) -> tuple[datetime | None, datetime | None]:
+    """The moments after and before which a filter's things were created; None where not set."""
+    after = before = None
     if message.HasField("created_after"):
-        moments["created_after"] = from_timestamp(message.created_after, "filter.created_after")
+        after = from_timestamp(message.created_after, "filter.created_after")
     if message.HasField("created_before"):
-        moments["created_before"] = from_timestamp(
-            message.created_before, "filter.created_before", round_up=True
-        )
-    return moments
+        before = from_timestamp(message.created_before, "filter.created_before", round_up=True)
+    return after, before
 
 
 def in_order(ids: Sequence[int], found: Mapping[int, Resource]) -> tuple[list[Resource], list[int]]:

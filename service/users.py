@@ -9,7 +9,7 @@ from byline.v1.users_pb2_grpc import UserServiceServicer
 
 from service import convert, pagination
 from service.errors import InvalidCredentials
-from storage import posts, profiles, users
+from storage import authors, profiles, users
 from storage.models import Role
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Users(UserServiceServicer):
     ) -> pb.GetUserStatisticsResponse:
         """Returns what a user's posts amount to."""
         async with self._db.read() as read:
-            row = await posts.statistics(read, request.user_id)
+            row = await authors.statistics(read, request.user_id)
         return convert.to_statistics(row)
 
     async def ListUserPostCounts(
@@ -158,7 +158,7 @@ class Users(UserServiceServicer):
         """Returns a page of how many posts each user has."""
         window = pagination.window(request)
         async with self._db.read() as read:
-            page = await users.list_post_counts(read, window)
+            page = await authors.list_post_counts(read, window)
         return pb.ListUserPostCountsResponse(
             counts=(pb.UserPostCount(**row._asdict()) for row in page.rows),
             next_page_token=pagination.token(page.next, request),
@@ -168,9 +168,10 @@ class Users(UserServiceServicer):
         self, request: pb.ListAuthorsRequest, _: Context
     ) -> pb.ListAuthorsResponse:
         """Returns a page of the users who have published."""
+        where = users.Filter(has_published=True)
         window = pagination.window(request)
         async with self._reading(request.view) as read:
-            page = await users.list_authors(read, window, profile=_with_profile(request.view))
+            page = await users.list_page(read, where, window, profile=_with_profile(request.view))
             more = await _more(read, request.view, page.rows)
         return pb.ListAuthorsResponse(
             users=(convert.to_user(row, more) for row in page.rows),
@@ -197,8 +198,8 @@ def _with_profile(view: pb.UserView.ValueType) -> bool:
 
 async def _more(
     read: Read, view: pb.UserView.ValueType, rows: Iterable[users.UserRow]
-) -> posts.OfUsers | None:
+) -> authors.Recent | None:
     """What the full view adds."""
     if view != pb.USER_VIEW_FULL:
         return None
-    return await posts.of_users(read, [row.id for row in rows])
+    return await authors.recent(read, [row.id for row in rows])

@@ -15,7 +15,6 @@ from sqlalchemy import (
     not_,
     null,
     select,
-    true,
 )
 from sqlalchemy import (
     delete as sql_delete,
@@ -26,7 +25,7 @@ from sqlalchemy import (
 
 from storage import keyset, tags, users
 from storage.casefold import fold
-from storage.dialects import changed_at, is_one_of, moment_after, planned_for_its_values, row_limit
+from storage.dialects import changed_at, is_one_of, moment_after, planned_for_its_values
 from storage.errors import NotFound, Stale
 from storage.models import Post, PostTag, Tag, User
 
@@ -38,10 +37,6 @@ if TYPE_CHECKING:
 
     from storage.database import Session, Transaction
     from storage.tags import TagRow
-
-
-# The newest posts that `of_users` reads of each.
-NEWEST = 20
 
 
 class PostRow(NamedTuple):
@@ -89,23 +84,8 @@ class NewPost(NamedTuple):
     tags: Sequence[str] = ()
 
 
-class OfUsers(NamedTuple):
-    """How many posts each user has, and the newest of them, newest first, by user id."""
-
-    counts: Mapping[int, int]
-    newest: Mapping[int, Sequence[PostRow]]
-
-
-class Statistics(NamedTuple):
-    """What a user's posts amount to; the moments are None when there are none."""
-
-    post_count: int
-    published_post_count: int
-    first_post_at: datetime | None
-    last_post_at: datetime | None
-
-
-_COLUMNS = (
+# What the summary in `PostRow` is made of, for others who select posts.
+COLUMNS = (
     Post.id,
     Post.author_id,
     Post.title,
@@ -114,9 +94,9 @@ _COLUMNS = (
     Post.updated_at,
     Post.published_at,
 )
-_WIDTH = len(_COLUMNS)
-_SUMMARY: Select[*tuple[Any, ...]] = select(*_COLUMNS)
-_WITH_CONTENT: Select[*tuple[Any, ...]] = select(*_COLUMNS, Post.content)
+_WIDTH = len(COLUMNS)
+_SUMMARY: Select[*tuple[Any, ...]] = select(*COLUMNS)
+_WITH_CONTENT: Select[*tuple[Any, ...]] = select(*COLUMNS, Post.content)
 
 _PLANNED_FOR_ITS_VALUES = planned_for_its_values(Post)
 
@@ -147,8 +127,8 @@ async def create(tx: Transaction, new: NewPost) -> PostRow:
         published=new.published,
         published_at=func.now() if new.published else null(),
     )
-    row = (await tx.execute(statement.returning(*_COLUMNS))).one()
-    post = _summary(row)._replace(content=new.content, author=author)
+    row = (await tx.execute(statement.returning(*COLUMNS))).one()
+    post = to_summary(row)._replace(content=new.content, author=author)
     if not new.tags:
         return post
     await tags.attach(tx, post.id, new.tags)
@@ -197,54 +177,6 @@ async def count(read: Session, where: Filter) -> int:
     result = await read.execute(select(func.count()).select_from(Post).where(*_conditions(where)))
     total: int = result.scalar_one()
     return total
-
-
-async def of_users(read: Session, user_ids: Sequence[int]) -> OfUsers:
-    """Returns the users' newest posts and how many each has, in two statements.
-
-    Only the newest posts are read, however many an author has.
-    """
-    newest = (
-        select(*_COLUMNS)
-        .where(Post.author_id == User.id)
-        .order_by(Post.created_at.desc(), Post.id.desc())
-        .limit(row_limit(NEWEST))
-        .lateral()
-    )
-    statement = select(*newest.c).select_from(User).join(newest, true())
-    result = await read.execute(
-        statement.where(is_one_of(User.id, user_ids)).order_by(
-            newest.c.created_at.desc(), newest.c.id.desc()
-        )
-    )
-    posts: dict[int, list[PostRow]] = {}
-    for row in map(_summary, result):
-        posts.setdefault(row.author_id, []).append(row)
-    return OfUsers(await users.post_counts(read, user_ids), posts)
-
-
-async def statistics(read: Session, user_id: int) -> Statistics:
-    """Returns what a user's posts amount to, in one statement.
-
-    Raises:
-        NotFound: when there is no such user.
-    """
-    statement = (
-        select(
-            func.count(Post.id),
-            func.count(Post.id).filter(Post.published),
-            func.min(Post.created_at),
-            func.max(Post.created_at),
-        )
-        .select_from(User)
-        .outerjoin(User.posts)
-        .where(User.id == user_id)
-        .group_by(User.id)
-    )
-    row = (await read.execute(statement)).one_or_none()
-    if row is None:
-        raise NotFound("user", user_id)
-    return Statistics._make(row)
 
 
 async def update(
@@ -319,7 +251,7 @@ async def delete(tx: Transaction, post_id: int, *, unchanged_since: datetime | N
 
 async def _load(read: Session, statement: Select[*tuple[Any, ...]]) -> list[PostRow]:
     """Reads rows of `_SUMMARY`."""
-    return [_summary(row) for row in await read.execute(statement)]
+    return [to_summary(row) for row in await read.execute(statement)]
 
 
 async def _load_full(
@@ -343,7 +275,7 @@ def _with_authors(
 ) -> Select[*tuple[Any, ...]]:
     """Joins the authors to selected posts: none is read for a post that is not among them."""
     posts = statement.add_columns(Post.title_key).subquery()
-    columns = (*_COLUMNS, Post.content)
+    columns = (*COLUMNS, Post.content)
     joined = select(*(posts.c[column.key] for column in columns), *users.COLUMNS).join_from(
         posts, User, User.id == posts.c.author_id
     )
@@ -353,7 +285,7 @@ def _with_authors(
     return joined.order_by(*keyset.order_by(window.order, order))
 
 
-def _summary(row: Sequence[Any]) -> PostRow:
+def to_summary(row: Sequence[Any]) -> PostRow:
     """Reads a row of `_SUMMARY`."""
     return PostRow(*row)
 

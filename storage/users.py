@@ -19,7 +19,7 @@ from storage.dialects import (
     planned_for_its_values,
 )
 from storage.errors import Contention, NotFound, Stale
-from storage.models import Post, Profile, Role, User, UserPostCount
+from storage.models import Post, Profile, Role, User
 from storage.profiles import ProfileRow
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Filter(NamedTuple):
         query: a substring of the username or the email, without regard to case.
         created_after: users created after this moment, not at it.
         created_before: users created before this moment, not at it.
+        has_published: users with at least one published post only.
     """
 
     is_active: bool | None = None
@@ -68,6 +69,7 @@ class Filter(NamedTuple):
     query: str = ""
     created_after: datetime | None = None
     created_before: datetime | None = None
+    has_published: bool = False
 
 
 class NewUser(NamedTuple):
@@ -78,14 +80,6 @@ class NewUser(NamedTuple):
     password_hash: str
     full_name: str | None = None
     role: Role = Role.USER
-
-
-class PostCountRow(NamedTuple):
-    """How many posts a user has written."""
-
-    user_id: int
-    username: str
-    post_count: int
 
 
 class Credentials(NamedTuple):
@@ -195,32 +189,6 @@ async def count(read: Session, where: Filter) -> int:
     result = await read.execute(select(func.count()).select_from(User).where(*_conditions(where)))
     total: int = result.scalar_one()
     return total
-
-
-async def list_authors(
-    read: Session, window: keyset.Window, *, profile: bool = False
-) -> keyset.Page[UserRow]:
-    """Returns a page of the users who have a published post, by id, in one statement."""
-    has_published = exists().where(Post.author_id == User.id, Post.published).correlate(User)
-    statement = keyset.paged(_BASIC.where(has_published), window, _ORDER_COLUMNS)
-    result = await read.execute(_with_profiles(statement, window) if profile else statement)
-    return keyset.page([_to_row(row) for row in result], window, _ORDER_VALUES)
-
-
-async def list_post_counts(read: Session, window: keyset.Window) -> keyset.Page[PostCountRow]:
-    """Returns a page of how many posts each user has, ordered by `id` or `post_count`."""
-    statement = select(UserPostCount.user_id, User.username, UserPostCount.post_count).join(User)
-    columns = {"id": UserPostCount.user_id, "post_count": UserPostCount.post_count}
-    values = {"id": lambda row: row.user_id, "post_count": lambda row: row.post_count}
-    result = await read.execute(keyset.paged(statement, window, columns))
-    return keyset.page([PostCountRow._make(row) for row in result], window, values)
-
-
-async def post_counts(read: Session, ids: Sequence[int]) -> dict[int, int]:
-    """Returns how many posts each of the users has, by id."""
-    statement = select(UserPostCount.user_id, UserPostCount.post_count)
-    result = await read.execute(statement.where(is_one_of(UserPostCount.user_id, ids)))
-    return {row.user_id: row.post_count for row in result}
 
 
 async def update(
@@ -375,6 +343,10 @@ def _conditions(where: Filter) -> list[ColumnElement[bool]]:
         conditions.append(User.created_at > where.created_after)
     if where.created_before is not None:
         conditions.append(User.created_at < where.created_before)
+    if where.has_published:
+        conditions.append(
+            exists().where(Post.author_id == User.id, Post.published.expression).correlate(User)
+        )
     if where.query or where.created_after is not None or where.created_before is not None:
         conditions.append(_PLANNED_FOR_ITS_VALUES)
     return conditions

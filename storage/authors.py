@@ -1,0 +1,106 @@
+"""All SQL about users as those who write: who does, how much, and what lately."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence  # noqa: TC003 - NamedTuple keeps the annotations
+from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy import func, select, true
+
+from storage import keyset, posts
+from storage.dialects import is_one_of, row_limit
+from storage.errors import NotFound
+from storage.models import Post, User, UserPostCount
+
+if TYPE_CHECKING:
+    from storage.database import Session
+
+# The newest posts that `recent` reads of each author.
+NEWEST = 20
+
+
+class PostCountRow(NamedTuple):
+    """How many posts a user has written."""
+
+    user_id: int
+    username: str
+    post_count: int
+
+
+class Statistics(NamedTuple):
+    """What a user's posts amount to; the moments are None when there are none."""
+
+    post_count: int
+    published_post_count: int
+    first_post_at: datetime | None
+    last_post_at: datetime | None
+
+
+class Recent(NamedTuple):
+    """How many posts each user has, and the newest of them, newest first, by user id."""
+
+    counts: Mapping[int, int]
+    newest: Mapping[int, Sequence[posts.PostRow]]
+
+
+async def list_post_counts(read: Session, window: keyset.Window) -> keyset.Page[PostCountRow]:
+    """Returns a page of how many posts each user has, ordered by `id` or `post_count`."""
+    statement = select(UserPostCount.user_id, User.username, UserPostCount.post_count).join(User)
+    columns = {"id": UserPostCount.user_id, "post_count": UserPostCount.post_count}
+    values = {"id": lambda row: row.user_id, "post_count": lambda row: row.post_count}
+    result = await read.execute(keyset.paged(statement, window, columns))
+    return keyset.page([PostCountRow._make(row) for row in result], window, values)
+
+
+async def statistics(read: Session, user_id: int) -> Statistics:
+    """Returns what a user's posts amount to, in one statement.
+
+    Raises:
+        NotFound: when there is no such user.
+    """
+    statement = (
+        select(
+            func.count(Post.id),
+            func.count(Post.id).filter(Post.published),
+            func.min(Post.created_at),
+            func.max(Post.created_at),
+        )
+        .select_from(User)
+        .outerjoin(User.posts)
+        .where(User.id == user_id)
+        .group_by(User.id)
+    )
+    row = (await read.execute(statement)).one_or_none()
+    if row is None:
+        raise NotFound("user", user_id)
+    return Statistics._make(row)
+
+
+async def recent(read: Session, user_ids: Sequence[int]) -> Recent:
+    """Returns the users' newest posts and how many each has, in two statements.
+
+    Only the newest posts are read, however many an author has.
+    """
+    counting = select(UserPostCount.user_id, UserPostCount.post_count).where(
+        is_one_of(UserPostCount.user_id, user_ids)
+    )
+    counts = {row.user_id: row.post_count for row in await read.execute(counting)}
+    newest = (
+        select(*posts.COLUMNS)
+        .where(Post.author_id == User.id)
+        .order_by(Post.created_at.desc(), Post.id.desc())
+        .limit(row_limit(NEWEST))
+        .lateral()
+    )
+    statement = (
+        select(*newest.c)
+        .select_from(User)
+        .join(newest, true())
+        .where(is_one_of(User.id, user_ids))
+        .order_by(newest.c.created_at.desc(), newest.c.id.desc())
+    )
+    written: dict[int, list[posts.PostRow]] = {}
+    for row in await read.execute(statement):
+        written.setdefault(row.author_id, []).append(posts.to_summary(row))
+    return Recent(counts, written)
