@@ -6,7 +6,7 @@ What every transaction needs is here, once: nothing else in Byline commits.
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from storage.errors import DatabaseDown, PoolTimeout, StorageError, translate
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from sqlalchemy import CursorResult, Executable
 
@@ -102,28 +102,23 @@ class Session:
         Raises:
             StorageError: as `storage.errors.translate` says.
         """
-        use = usage.get(None) or Usage()
-        use.waiting_for = Wait.STATEMENT
-        use.statements += 1
-        started = perf_counter()
         try:
-            try:
-                return await self._execute(statement, parameters)
-            except DatabaseDown:
-                if not self._untouched:
-                    raise
-                await self._replace_connection()
-                return await self._execute(statement, parameters)
+            return await self._execute(statement, parameters)
+        except DatabaseDown:
+            if not self._untouched:
+                raise
+            await self._replace_connection()
+            return await self._execute(statement, parameters)
         finally:
             self._untouched = False
-            use.database += perf_counter() - started
-            use.waiting_for = Wait.NOTHING
 
     async def _execute(self, statement: Executable, parameters: Parameters) -> CursorResult[Any]:
-        try:
-            return await self._connection.execute(statement, parameters)
-        except DBAPIError as error:
-            raise translate(error) from error
+        with _waiting_for(Wait.STATEMENT) as use:
+            use.statements += 1
+            try:
+                return await self._connection.execute(statement, parameters)
+            except DBAPIError as error:
+                raise translate(error) from error
 
     async def _replace_connection(self) -> None:
         await self._connection.invalidate()
@@ -150,9 +145,9 @@ class Transaction(Session):
     async def commit(self) -> None:
         """Commits. A cancelled caller waits for the outcome: a commit under way is not stopped."""
         committing = asyncio.ensure_future(self._connection.commit())
-        started = perf_counter()
         try:
-            await asyncio.shield(committing)
+            with _waiting_for(Wait.STATEMENT):
+                await asyncio.shield(committing)
         except asyncio.CancelledError:
             await asyncio.wait([committing])
             if not committing.cancelled():
@@ -162,9 +157,6 @@ class Transaction(Session):
             raise translate(error) from error
         except PendingRollbackError as error:
             raise DatabaseDown("the connection was lost within the transaction") from error
-        finally:
-            if (use := usage.get(None)) is not None:
-                use.database += perf_counter() - started
 
 
 class Database:
@@ -297,22 +289,37 @@ def _milliseconds(seconds: float) -> str:
     return str(round(seconds * 1000))
 
 
-async def _connect(engine: AsyncEngine) -> AsyncConnection:
-    """Checks a connection out of the pool, and counts the wait."""
+@contextmanager
+def _waiting_for(what: Wait) -> Iterator[Usage]:
+    """Keeps up the caller's usage. A wait that is cut short stays what the caller waited for."""
     use = usage.get(None) or Usage()
-    use.waiting_for = Wait.POOL
+    use.waiting_for = what
     started = perf_counter()
     try:
-        return await engine.connect()
+        yield use
+        use.waiting_for = Wait.NOTHING
+    except Exception:
+        use.waiting_for = Wait.NOTHING
+        raise
+    finally:
+        seconds = perf_counter() - started
+        if what is Wait.POOL:
+            use.pool += seconds
+        else:
+            use.database += seconds
+
+
+async def _connect(engine: AsyncEngine) -> AsyncConnection:
+    """Checks a connection out of the pool."""
+    try:
+        with _waiting_for(Wait.POOL):
+            return await engine.connect()
     except PoolWaitError as error:
         raise PoolTimeout("no database connection came free in time") from error
     except DBAPIError as error:
         raise _down(translate(error)) from error
     except (OSError, TimeoutError) as error:
         raise DatabaseDown("the database cannot be reached") from error
-    finally:
-        use.pool += perf_counter() - started
-        use.waiting_for = Wait.NOTHING
 
 
 def _down(error: StorageError) -> StorageError:

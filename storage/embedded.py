@@ -131,6 +131,7 @@ class _Server:
         self._process: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
         self._socket_folder: Path | None = None
+        self._log_start = 0
 
     def start(self, settings: Mapping[str, str]) -> Endpoint:
         """Makes the data if there is none, and the server if none was left running."""
@@ -224,18 +225,19 @@ class _Server:
 
     def _spawn(self, settings: Mapping[str, str]) -> None:
         self._socket_folder = self._data
-        if len(os.fsencode(self._data)) > LONGEST_SOCKET_FOLDER:
+        # Clients take what a comma separates for different servers.
+        if len(os.fsencode(self._data)) > LONGEST_SOCKET_FOLDER or "," in str(self._data):
             self._socket_folder = Path(tempfile.mkdtemp(prefix="byline-"))
             self._give(self._socket_folder)
         told = {
             "listen_addresses": "",
-            # A list, whose parts are quoted as SQL quotes names.
-            "unix_socket_directories": '"{}"'.format(str(self._socket_folder).replace('"', '""')),
+            "unix_socket_directories": str(self._socket_folder),
             "unix_socket_permissions": "0700",
             **settings,
         }
         options = [f"--{name}={value}" for name, value in told.items()]
         with self._log.open("ab") as log:
+            self._log_start = log.tell()
             # A session of its own: a Ctrl-C meant for Byline must not reach the server first.
             self._process = subprocess.Popen(  # noqa: S603 - a program of the wheel, no shell
                 self._command("postgres", "-D", str(self._data), *options),
@@ -303,8 +305,8 @@ class _Server:
         return True
 
     def _log_tail(self) -> str:
-        lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
-        return "\n".join(lines[-15:])
+        text = self._log.read_bytes()[self._log_start :] if self._log.exists() else b""
+        return "\n".join(text.decode(errors="replace").splitlines()[-15:])
 
 
 @contextmanager

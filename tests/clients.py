@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 from byline.v1.profiles_pb2_grpc import ProfileServiceStub
@@ -14,6 +14,9 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 if TYPE_CHECKING:
     from collections.abc import Awaitable
     from types import TracebackType
+
+Answer = TypeVar("Answer")
+What = tuple[grpc.StatusCode, str, tuple[str, str]]
 
 STATUS_DETAILS = "grpc-status-details-bin"
 
@@ -29,7 +32,8 @@ class Client:
         self.channel = grpc.aio.insecure_channel(target)
         self.users = UserServiceStub(self.channel)
         self.profiles = ProfileServiceStub(self.channel)
-        self.health = HealthStub(self.channel)
+        # Its types tell of no methods.
+        self.health: Any = HealthStub(self.channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -62,16 +66,42 @@ class Refusal:
     resource: tuple[str, str] = ("", "")
     retry_after: float | None = None
     details: tuple[str, ...] = ()
-    trailers: dict[str, str | bytes] = field(default_factory=dict)
+    trailers: dict[str, str | bytes] = field(default_factory=dict, compare=False)
+
+    @property
+    def what(self) -> What:
+        """The status code, the reason with its domain, and the resource if one is named."""
+        return self.code, f"{self.domain}/{self.reason}", self.resource
+
+
+def taken(resource: str, name: str) -> What:
+    """What is told of a value that another resource has; `name` is the field's."""
+    return grpc.StatusCode.ALREADY_EXISTS, "byline/ALREADY_EXISTS", (resource, name)
+
+
+def missing(resource: str, name: object) -> What:
+    """What is told of a resource that is not there."""
+    return grpc.StatusCode.NOT_FOUND, "byline/NOT_FOUND", (resource, str(name))
+
+
+def stale(resource: str, name: object) -> What:
+    """What is told of a resource that has changed since its etag was read."""
+    return grpc.StatusCode.ABORTED, "byline/ETAG_MISMATCH", (resource, str(name))
+
+
+async def outcome_of(call: Awaitable[Answer]) -> Answer | Refusal:
+    """Awaits a call that may fail, and returns its answer or what it told instead."""
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        return _read(error)
 
 
 async def refusal_of(call: Awaitable[object]) -> Refusal:
     """Awaits a call that is to fail, and returns what it told."""
-    try:
-        answer = await call
-    except grpc.aio.AioRpcError as error:
-        return _read(error)
-    raise AssertionError(f"the call was answered: {answer}")
+    outcome = await outcome_of(call)
+    assert isinstance(outcome, Refusal), f"the call was answered: {outcome}"
+    return outcome
 
 
 def _read(error: grpc.aio.AioRpcError) -> Refusal:

@@ -40,6 +40,16 @@ def execute(url: str, script: str) -> None:
     asyncio.run(run())
 
 
+def fetch(url: str, query: str) -> object:
+    """Returns the one value that a query asks for, for tests outside the event loop."""
+
+    async def run() -> object:
+        async with connected(url) as connection:
+            return await connection.fetchval(query)
+
+    return asyncio.run(run())
+
+
 @asynccontextmanager
 async def locked_user(url: str, user_id: int) -> AsyncIterator[None]:
     """Holds the lock on a user's row while the block lasts."""

@@ -1,0 +1,343 @@
+"""What every RPC passes through: request ids, the access log, deadlines, retries, cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+import structlog
+from byline.v1 import users_pb2 as pb
+from google.protobuf.field_mask_pb2 import FieldMask
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from service import interceptors
+from service.errors import Overloaded
+from service.interceptors import Limits, Pipeline
+from storage.errors import Contention, DatabaseDown, NotFound
+from tests import factories
+from tests.clients import Client, outcome_of, refusal_of
+from tests.processes import until
+from tests.sessions import BYLINES, connected, locked_user, until_waiting_for_a_lock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from structlog.typing import EventDict
+
+    from storage.database import Database
+    from tests.conftest import Serve
+
+Code = grpc.StatusCode
+# What no test waits for; one that does has failed.
+LONG = 60.0
+NOBODY = pb.GetUserRequest(id=7)
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[EventDict]:
+    """The lines of the access log."""
+    capture = structlog.testing.LogCapture()
+    log = structlog.wrap_logger(
+        None, processors=[capture], wrapper_class=structlog.make_filtering_bound_logger(0)
+    )
+    monkeypatch.setattr(interceptors, "log", log)
+    return capture.entries
+
+
+@asynccontextmanager
+async def scripted(
+    answer: Callable[[], Awaitable[None]], limits: Limits | None = None
+) -> AsyncIterator[Client]:
+    """A client of a server whose CountUsers does as it is told and then answers."""
+
+    async def count_users(_: pb.CountUsersRequest, __: object) -> pb.CountUsersResponse:
+        await answer()
+        return pb.CountUsersResponse()
+
+    method = grpc.unary_unary_rpc_method_handler(
+        count_users,
+        request_deserializer=pb.CountUsersRequest.FromString,
+        response_serializer=pb.CountUsersResponse.SerializeToString,
+    )
+    service = grpc.method_handlers_generic_handler("byline.v1.UserService", {"CountUsers": method})
+    server = grpc.aio.server(interceptors=[Pipeline(limits or Limits())])
+    server.add_generic_rpc_handlers((service,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with Client(f"127.0.0.1:{port}") as client:
+        yield client
+    await server.stop(0)
+
+
+class Script:
+    """Raises what it is given, one after the other, and then nothing; counts its calls."""
+
+    def __init__(self, *errors: BaseException) -> None:
+        self.calls = 0
+        self._errors = iter(errors)
+
+    async def __call__(self) -> None:
+        self.calls += 1
+        for error in self._errors:
+            raise error
+
+
+async def forever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+# Request ids and the access log
+
+
+@pytest.mark.parametrize("given", ["abc", "with spaces, and ~", "x" * 128])
+async def test_a_request_id_comes_back_and_is_logged(
+    client: Client, lines: list[EventDict], given: str
+) -> None:
+    metadata = (("x-request-id", given),)
+    await factories.create_user(client)
+    served = client.users.CountUsers(pb.CountUsersRequest(), metadata=metadata)
+    await served
+    refusal = await refusal_of(client.users.GetUser(NOBODY, metadata=metadata))
+    assert dict(await served.trailing_metadata())["x-request-id"] == given
+    assert refusal.trailers["x-request-id"] == given
+    assert [line["request_id"] for line in lines[1:]] == [given, given]
+
+
+@pytest.mark.parametrize("given", [None, "", "x" * 129])
+async def test_a_request_id_is_made_where_none_is_given_that_can_be_used(
+    client: Client, lines: list[EventDict], given: str | None
+) -> None:
+    metadata = () if given is None else (("x-request-id", given),)
+    refusals = [await refusal_of(client.users.GetUser(NOBODY, metadata=metadata)) for _ in "12"]
+    made = [refusal.trailers["x-request-id"] for refusal in refusals]
+    assert [line["request_id"] for line in lines] == made
+    assert len({*made, given, ""}) == len({given, ""}) + 2
+
+
+async def test_a_call_is_one_line_that_says_what_it_used(
+    client: Client, lines: list[EventDict]
+) -> None:
+    await factories.create_user(client, profile=pb.NewProfile())
+    (line,) = lines
+    assert line["method"] == "/byline.v1.UserService/CreateUser"
+    assert (line["code"], line["log_level"], line["statements"]) == ("OK", "info", 2)
+    assert line["ms"] >= line["pool_ms"] + line["database_ms"] > line["pool_ms"] > 0
+    assert "error" not in line
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "level"),
+    [
+        (NotFound("user", 7), "NOT_FOUND", "info"),
+        (Overloaded(), "RESOURCE_EXHAUSTED", "warning"),
+        (DatabaseDown(), "UNAVAILABLE", "warning"),
+        (ValueError("a fault"), "INTERNAL", "error"),
+    ],
+)
+async def test_a_failed_call_is_logged_for_whom_it_concerns(
+    lines: list[EventDict], error: Exception, code: str, level: str
+) -> None:
+    async with scripted(Script(error)) as client:
+        await refusal_of(count_users(client))
+    (line,) = lines
+    assert (line["code"], line["log_level"]) == (code, level)
+    # The whole traceback of a fault of ours, and the kind of any other error.
+    told = line.get("exc_info") if code == "INTERNAL" else line["error"]
+    assert told == (error if code == "INTERNAL" else type(error).__name__)
+
+
+# Deadlines
+
+
+@pytest.mark.parametrize(
+    ("limits", "given"),
+    [
+        (Limits(default=0.05), None),
+        (Limits(longest=0.05), LONG),
+        (Limits(default=LONG, longest=0.05), None),
+        # A second before the caller's own deadline, which is when its own library gives up.
+        (Limits(margin=1.0), 1.5),
+    ],
+)
+async def test_a_call_that_takes_too_long_ends_with_a_status(
+    limits: Limits, given: float | None
+) -> None:
+    async with scripted(forever, limits) as client:
+        refusal = await refusal_of(count_users(client, given))
+    assert refusal.what == (Code.DEADLINE_EXCEEDED, "byline/DEADLINE", ("", ""))
+
+
+async def test_a_call_without_time_to_answer_in_is_not_begun() -> None:
+    script = Script()
+    async with scripted(script, Limits(margin=LONG)) as client:
+        refusal = await refusal_of(count_users(client, LONG / 2))
+    assert refusal.what == (Code.DEADLINE_EXCEEDED, "byline/DEADLINE", ("", ""))
+    assert script.calls == 0
+
+
+async def test_a_timeout_that_is_not_the_calls_own_is_a_fault() -> None:
+    async with scripted(Script(TimeoutError())) as client:
+        refusal = await refusal_of(count_users(client))
+    assert (refusal.code, refusal.reason) == (Code.INTERNAL, "INTERNAL")
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"lock_timeout": 0.1}, "LOCK_WAIT"),
+        ({"lock_timeout": 0, "statement_timeout": 0.1}, "STATEMENT"),
+        ({"default_deadline": 1.0}, "STATEMENT"),
+    ],
+)
+async def test_a_deadline_says_where_the_time_went(
+    serve: Serve, db: Database, database_url: str, limits: dict[str, float], reason: str
+) -> None:
+    made = await factories.add_user(db)
+    async with serve(database_url, pool_size=1, pool_overflow=0, **limits) as client:
+        async with locked_user(database_url, made.id):
+            refusal = await refusal_of(rename(client, made.id))
+        assert refusal.what == (Code.DEADLINE_EXCEEDED, f"byline/{reason}", ("", ""))
+        # The pool's only connection is fit for use.
+        await rename(client, made.id)
+
+
+@pytest.mark.parametrize(
+    ("limits", "code", "retry_after"),
+    [
+        ({"deadline_margin": LONG - 0.5}, Code.DEADLINE_EXCEEDED, None),
+        ({"pool_wait": 0.1}, Code.UNAVAILABLE, 0.5),
+    ],
+)
+async def test_a_wait_for_a_connection_is_told_from_a_slow_database(
+    serve: Serve, database_url: str, limits: dict[str, float], code: Code, retry_after: float | None
+) -> None:
+    async with serve(database_url, pool_size=1, pool_overflow=0, **limits) as client:
+        made = await factories.create_user(client)
+        async with locked_user(database_url, made.id):
+            first = asyncio.ensure_future(rename(client, made.id))
+            await until_waiting_for_a_lock(database_url)
+            refusal = await refusal_of(client.users.GetUser(NOBODY, timeout=LONG))
+        await first
+    assert refusal.what == (code, "byline/POOL_WAIT", ("", ""))
+    assert refusal.retry_after == retry_after
+
+
+# Retries
+
+
+@pytest.mark.parametrize("times", [0, 1, 3])
+async def test_a_call_that_others_were_in_the_way_of_is_tried_again(times: int) -> None:
+    script = Script(*[Contention()] * times)
+    async with scripted(script, Limits(retries=3)) as client:
+        await count_users(client)
+    assert script.calls == times + 1
+
+
+@pytest.mark.parametrize("retries", [0, 3])
+async def test_a_call_is_not_tried_again_for_ever(retries: int) -> None:
+    script = Script(*[Contention()] * 100)
+    async with scripted(script, Limits(retries=retries)) as client:
+        refusal = await refusal_of(count_users(client))
+    assert refusal.what == (Code.ABORTED, "byline/CONTENTION", ("", ""))
+    assert refusal.retry_after
+    assert script.calls == retries + 1
+
+
+async def test_retries_end_with_the_deadline() -> None:
+    script = Script(*[Contention()] * 10_000)
+    async with scripted(script, Limits(default=0.1, retries=10_000)) as client:
+        refusal = await refusal_of(count_users(client))
+    assert refusal.what == (Code.DEADLINE_EXCEEDED, "byline/DEADLINE", ("", ""))
+
+
+@pytest.mark.parametrize("error", [NotFound("user", 7), DatabaseDown(), ValueError()])
+async def test_a_call_that_failed_for_another_reason_is_not_tried_again(error: Exception) -> None:
+    script = Script(error)
+    async with scripted(script) as client:
+        await refusal_of(count_users(client))
+    assert script.calls == 1
+
+
+# Cancellation
+
+
+async def test_a_part_of_a_call_that_is_cancelled_is_a_status_and_not_a_silence() -> None:
+    async def cancelled() -> None:
+        part = asyncio.ensure_future(forever())
+        part.cancel()
+        await part
+
+    async with scripted(cancelled) as client:
+        refusal = await refusal_of(count_users(client, LONG))
+    assert (refusal.code, refusal.reason) == (Code.INTERNAL, "INTERNAL")
+    assert str(refusal.trailers["x-request-id"]) in refusal.message
+
+
+async def test_a_caller_who_leaves_stops_the_statement_and_frees_the_connection(
+    serve: Serve, db: Database, database_url: str, lines: list[EventDict]
+) -> None:
+    made = await factories.add_user(db)
+    async with (
+        serve(database_url, pool_size=1, pool_overflow=0) as client,
+        connected(database_url) as connection,
+        locked_user(database_url, made.id),
+    ):
+        call = client.users.UpdateUser(renaming(made.id))
+        leaving = asyncio.ensure_future(outcome_of(call))
+        await until_waiting_for_a_lock(database_url)
+        call.cancel()
+        await asyncio.wait([leaving])
+
+        async def nobody_waits() -> bool:
+            return not await connection.fetchval(f"{BYLINES} AND wait_event_type = 'Lock'")
+
+        await until(nobody_waits)
+        await until(lambda: bool(lines))
+        assert [line["code"] for line in lines] == ["CANCELLED"]
+        answer = await client.users.GetUser(pb.GetUserRequest(id=made.id), timeout=LONG)
+        assert not answer.user.HasField("full_name")
+
+
+# What is not Byline's own
+
+
+async def test_health_and_reflection_go_their_own_way(
+    client: Client, lines: list[EventDict]
+) -> None:
+    check = client.health.Check(health_pb2.HealthCheckRequest())
+    await check
+    assert "x-request-id" not in dict(await check.trailing_metadata())
+
+    asked = reflection_pb2.ServerReflectionRequest(list_services="*")
+    call = client.channel.stream_stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )(iter([asked]))
+    (answer,) = [each async for each in call]
+    names = {each.name for each in answer.list_services_response.service}
+    assert {"byline.v1.UserService", "byline.v1.ProfileService", "grpc.health.v1.Health"} <= names
+    assert lines == []
+
+
+@pytest.mark.parametrize("method", ["byline.v1.UserService/Nothing", "byline.v1.Nobody/Nothing"])
+async def test_a_method_that_is_not_there_is_unimplemented(client: Client, method: str) -> None:
+    assert (await refusal_of(client.raw(method, b""))).code is Code.UNIMPLEMENTED
+
+
+async def count_users(client: Client, seconds: float | None = None) -> int:
+    return (await client.users.CountUsers(pb.CountUsersRequest(), timeout=seconds)).count
+
+
+def renaming(user_id: int) -> pb.UpdateUserRequest:
+    return pb.UpdateUserRequest(
+        user=pb.User(id=user_id, full_name="Ada"), update_mask=FieldMask(paths=["full_name"])
+    )
+
+
+async def rename(client: Client, user_id: int) -> pb.User:
+    return (await client.users.UpdateUser(renaming(user_id))).user
