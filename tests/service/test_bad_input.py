@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import byline.v1
 import pytest
-from byline.v1 import profiles_pb2, users_pb2
+from byline.v1 import profiles_pb2, resources_pb2, users_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -120,15 +120,15 @@ def token(**asked: object) -> str:
 
 adas_filter = users_pb2.UserFilter(query="a")
 list_users = users_pb2.ListUsersRequest(filter=adas_filter, order_by="username")
-a_user = users_pb2.User(
+a_user = resources_pb2.User(
     id=ADA,
     email=EMAIL,
     username=USERNAME,
     full_name="Ada",
-    role=users_pb2.USER_ROLE_USER,
+    role=resources_pb2.USER_ROLE_USER,
     is_active=True,
 )
-a_profile = profiles_pb2.Profile(user_id=ADA, bio="Counts.", avatar_url=URL)
+a_profile = resources_pb2.Profile(user_id=ADA, bio="Counts.", avatar_url=URL)
 
 RPCS = {
     "UserService.CreateUser": Rpc(
@@ -198,7 +198,7 @@ RPCS = {
             "user.created_at": message(ignored={"no moment": Timestamp(nanos=-1)}),
             "user.updated_at": message(ignored={"no moment": Timestamp(nanos=-1)}),
             "user.etag": etag(),
-            "user.profile": message(ignored={"no profile": profiles_pb2.Profile(bio="\0")}),
+            "user.profile": message(ignored={"no profile": resources_pb2.Profile(bio="\0")}),
             "update_mask": mask(
                 *("email", "username", "full_name", "role", "is_active"),
                 immutable=("id", "created_at", "updated_at", "etag", "profile", "password"),

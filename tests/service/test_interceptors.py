@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 import structlog
+from byline.v1 import resources_pb2
 from byline.v1 import users_pb2 as pb
 from google.protobuf.field_mask_pb2 import FieldMask
 from grpc_health.v1 import health_pb2
@@ -335,9 +336,10 @@ async def count_users(client: Client, seconds: float | None = None) -> int:
 
 def renaming(user_id: int) -> pb.UpdateUserRequest:
     return pb.UpdateUserRequest(
-        user=pb.User(id=user_id, full_name="Ada"), update_mask=FieldMask(paths=["full_name"])
+        user=resources_pb2.User(id=user_id, full_name="Ada"),
+        update_mask=FieldMask(paths=["full_name"]),
     )
 
 
-async def rename(client: Client, user_id: int) -> pb.User:
+async def rename(client: Client, user_id: int) -> resources_pb2.User:
     return (await client.users.UpdateUser(renaming(user_id))).user

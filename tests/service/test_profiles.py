@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from byline.v1 import profiles_pb2 as pb
-from byline.v1 import users_pb2
+from byline.v1 import resources_pb2, users_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from tests import factories
@@ -22,12 +22,14 @@ URL = "https://example.com/ada"
 
 
 @pytest.fixture
-async def given(client: Client) -> pb.Profile:
+async def given(client: Client) -> resources_pb2.Profile:
     """The profile of a user."""
     return await create(client)
 
 
-async def test_a_profile_is_read_by_its_users_id(client: Client, given: pb.Profile) -> None:
+async def test_a_profile_is_read_by_its_users_id(
+    client: Client, given: resources_pb2.Profile
+) -> None:
     assert await get(client, given.user_id) == given
     assert (given.bio, given.avatar_url) == ("Counts.", URL)
 
@@ -55,7 +57,9 @@ async def test_an_update_changes_what_its_mask_names(
         assert await get(client, given.user_id) == after
 
 
-async def test_a_profile_changes_without_its_user(client: Client, given: pb.Profile) -> None:
+async def test_a_profile_changes_without_its_user(
+    client: Client, given: resources_pb2.Profile
+) -> None:
     request = users_pb2.GetUserRequest(id=given.user_id)
     before = await client.users.GetUser(request)
     await update(client, given.user_id, "bio", bio="New.")
@@ -64,7 +68,7 @@ async def test_a_profile_changes_without_its_user(client: Client, given: pb.Prof
 
 @pytest.mark.parametrize("allow_missing", [False, True])
 async def test_an_update_that_changes_nothing_leaves_no_trace(
-    client: Client, given: pb.Profile, *, allow_missing: bool
+    client: Client, given: resources_pb2.Profile, *, allow_missing: bool
 ) -> None:
     for mask in ([], ["*"], ["bio"]):
         same = await update(
@@ -76,7 +80,7 @@ async def test_an_update_that_changes_nothing_leaves_no_trace(
 
 @pytest.mark.parametrize("allow_missing", [False, True])
 async def test_an_update_goes_through_with_the_current_etag_and_no_other(
-    client: Client, given: pb.Profile, *, allow_missing: bool
+    client: Client, given: resources_pb2.Profile, *, allow_missing: bool
 ) -> None:
     for etag in ("garbage", "0"):
         call = update(client, given.user_id, "bio", bio="x", etag=etag, allow_missing=allow_missing)
@@ -130,7 +134,7 @@ async def test_nobody_has_no_profile_and_gets_none(
 
 
 async def test_a_deleted_profile_is_gone_and_its_user_is_not(
-    client: Client, given: pb.Profile
+    client: Client, given: resources_pb2.Profile
 ) -> None:
     assert await delete(client, given.user_id) == pb.DeleteProfileResponse()
     for call in (get(client, given.user_id), delete(client, given.user_id)):
@@ -142,7 +146,7 @@ async def test_a_deleted_profile_is_gone_and_its_user_is_not(
 
 
 async def test_a_profile_that_is_made_again_has_another_etag(
-    client: Client, given: pb.Profile
+    client: Client, given: resources_pb2.Profile
 ) -> None:
     await delete(client, given.user_id)
     again = await update(
@@ -151,12 +155,12 @@ async def test_a_profile_that_is_made_again_has_another_etag(
     assert again.etag != given.etag
 
 
-async def create(client: Client) -> pb.Profile:
+async def create(client: Client) -> resources_pb2.Profile:
     new = users_pb2.NewProfile(bio="Counts.", avatar_url=URL)
     return (await factories.create_user(client, profile=new)).profile
 
 
-async def get(client: Client, user_id: int) -> pb.Profile:
+async def get(client: Client, user_id: int) -> resources_pb2.Profile:
     return (await client.profiles.GetProfile(pb.GetProfileRequest(user_id=user_id))).profile
 
 
@@ -166,9 +170,9 @@ async def update(
     *mask: str,
     allow_missing: bool = False,
     **sent: str,
-) -> pb.Profile:
+) -> resources_pb2.Profile:
     request = pb.UpdateProfileRequest(
-        profile=pb.Profile(user_id=user_id, **sent),
+        profile=resources_pb2.Profile(user_id=user_id, **sent),
         update_mask=FieldMask(paths=mask),
         allow_missing=allow_missing,
     )

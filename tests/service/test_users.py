@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from byline.v1 import profiles_pb2
+from byline.v1 import profiles_pb2, resources_pb2
 from byline.v1 import users_pb2 as pb
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -60,20 +60,20 @@ async def test_a_user_is_kept_as_given(client: Client) -> None:
         email="Ada@Example.com",
         username="Ada L.",
         full_name="Augusta Ada King",
-        role=pb.USER_ROLE_MODERATOR,
+        role=resources_pb2.USER_ROLE_MODERATOR,
         profile=pb.NewProfile(bio="Wrote\nnotes.", avatar_url="https://example.com/ada"),
     )
-    assert made == pb.User(
+    assert made == resources_pb2.User(
         id=made.id,
         email="Ada@Example.com",
         username="Ada L.",
         full_name="Augusta Ada King",
-        role=pb.USER_ROLE_MODERATOR,
+        role=resources_pb2.USER_ROLE_MODERATOR,
         is_active=True,
         created_at=made.created_at,
         updated_at=made.created_at,
         etag=made.etag,
-        profile=profiles_pb2.Profile(
+        profile=resources_pb2.Profile(
             user_id=made.id,
             bio="Wrote\nnotes.",
             avatar_url="https://example.com/ada",
@@ -88,7 +88,7 @@ async def test_a_user_is_kept_as_given(client: Client) -> None:
 
 async def test_what_is_not_given_is_not_there(client: Client) -> None:
     made = await factories.create_user(client)
-    assert made.role == pb.USER_ROLE_USER
+    assert made.role == resources_pb2.USER_ROLE_USER
     assert not made.HasField("full_name")
     assert not made.HasField("profile")
 
@@ -171,7 +171,7 @@ async def test_a_view_says_whether_the_profile_is_loaded(
 ) -> None:
     made = await factories.create_user(client, profile=pb.NewProfile(bio="Counts."))
     without = await factories.create_user(client)
-    expected = pb.User()
+    expected = resources_pb2.User()
     expected.CopyFrom(made)
     if not loaded:
         expected.ClearField("profile")
@@ -273,10 +273,10 @@ async def test_nobody_is_an_empty_page(client: Client) -> None:
         ({}, "ada bob eve 100%_\\ Straße"),
         ({"is_active": True}, "ada bob 100%_\\ Straße"),
         ({"is_active": False}, "eve"),
-        ({"role": pb.USER_ROLE_USER}, "bob eve 100%_\\ Straße"),
-        ({"role": pb.USER_ROLE_ADMIN}, "ada"),
-        ({"role": pb.USER_ROLE_MODERATOR}, ""),
-        ({"role": pb.USER_ROLE_USER, "is_active": False}, "eve"),
+        ({"role": resources_pb2.USER_ROLE_USER}, "bob eve 100%_\\ Straße"),
+        ({"role": resources_pb2.USER_ROLE_ADMIN}, "ada"),
+        ({"role": resources_pb2.USER_ROLE_MODERATOR}, ""),
+        ({"role": resources_pb2.USER_ROLE_USER, "is_active": False}, "eve"),
         ({"query": "B"}, "bob"),
         ({"query": "@MATHS"}, "ada"),
         ({"query": "%"}, "100%_\\"),
@@ -286,14 +286,14 @@ async def test_nobody_is_an_empty_page(client: Client) -> None:
         ({"query": "a%a"}, ""),
         ({"query": "RASS"}, "Straße"),
         ({"query": "ß"}, "Straße"),
-        ({"query": "b", "role": pb.USER_ROLE_ADMIN}, ""),
+        ({"query": "b", "role": resources_pb2.USER_ROLE_ADMIN}, ""),
     ],
 )
 async def test_a_filter_narrows_the_list_and_the_count(
     client: Client, where: Mapping[str, Any], expected: str
 ) -> None:
     await factories.create_user(
-        client, username="ada", email="x@maths.org", role=pb.USER_ROLE_ADMIN
+        client, username="ada", email="x@maths.org", role=resources_pb2.USER_ROLE_ADMIN
     )
     for number, name in enumerate(("bob", "eve", "100%_\\", "Straße")):
         made = await factories.create_user(client, username=name, email=f"{number}@x.org")
@@ -355,7 +355,7 @@ async def test_an_update_changes_what_its_mask_names(
         "email": "new@example.com",
         "username": "new",
         "full_name": "New",
-        "role": pb.USER_ROLE_ADMIN,
+        "role": resources_pb2.USER_ROLE_ADMIN,
         "is_active": False,
     }
     after = await update(client, made, *mask, **sent)
@@ -447,7 +447,7 @@ async def test_a_stale_etag_stops_the_change(client: Client, act: str, garbage: 
 
 @pytest.mark.parametrize("etag", ["", "0"])
 async def test_nobody_can_be_neither_changed_nor_removed(client: Client, etag: str) -> None:
-    nobody = pb.User(id=7)
+    nobody = resources_pb2.User(id=7)
     for call in (
         update(client, nobody, "full_name", etag=etag),
         client.users.DeleteUser(pb.DeleteUserRequest(id=7, etag=etag)),
@@ -621,7 +621,7 @@ async def test_of_two_who_change_a_password_at_once_one_does(
 
 async def get(
     client: Client, user_id: int, view: pb.UserView.ValueType = pb.USER_VIEW_BASIC
-) -> pb.User:
+) -> resources_pb2.User:
     return (await client.users.GetUser(pb.GetUserRequest(id=user_id, view=view))).user
 
 
@@ -630,7 +630,7 @@ async def count(client: Client, **where: Any) -> int:  # noqa: ANN401 - any fiel
     return (await client.users.CountUsers(request)).count
 
 
-async def list_pages(client: Client, **asked: Any) -> list[list[pb.User]]:  # noqa: ANN401 - any field of ListUsersRequest
+async def list_pages(client: Client, **asked: Any) -> list[list[resources_pb2.User]]:  # noqa: ANN401 - any field of ListUsersRequest
     """Follows a list to its end."""
     request = pb.ListUsersRequest(**asked)
     pages = []
@@ -642,14 +642,16 @@ async def list_pages(client: Client, **asked: Any) -> list[list[pb.User]]:  # no
             return pages
 
 
-async def update(client: Client, user: pb.User, *mask: str, **sent: Any) -> pb.User:  # noqa: ANN401 - any field of User
+async def update(
+    client: Client, user: resources_pb2.User, *mask: str, **sent: Any
+) -> resources_pb2.User:  # noqa: ANN401 - any field of User
     request = pb.UpdateUserRequest(
-        user=pb.User(id=user.id, **sent), update_mask=FieldMask(paths=mask)
+        user=resources_pb2.User(id=user.id, **sent), update_mask=FieldMask(paths=mask)
     )
     return (await client.users.UpdateUser(request)).user
 
 
-async def verify(client: Client, password: str = PASSWORD, **login: str) -> pb.User:
+async def verify(client: Client, password: str = PASSWORD, **login: str) -> resources_pb2.User:
     request = pb.VerifyPasswordRequest(password=password, **login)
     return (await client.users.VerifyPassword(request)).user
 
