@@ -11,7 +11,7 @@ from sqlalchemy import update as sql_update
 from sqlalchemy.dialects.postgresql import insert
 
 from storage.dialects import changed_at
-from storage.errors import NotFound, Stale
+from storage.errors import Contention, NotFound, Stale
 from storage.models import Profile, User
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ async def update_or_create(
         NotFound: when the user does not exist, or an `unchanged_since` is set and there is no
             profile that it could be of.
         Stale: when the profile has changed since `unchanged_since`.
+        Contention: when the profile is removed at the same time.
     """
     if unchanged_since is not None:
         return await update(tx, user_id, changes, unchanged_since=unchanged_since)
@@ -119,7 +120,10 @@ async def update_or_create(
     try:
         return await update(tx, user_id, changes)
     except NotFound:
-        raise NotFound("user", user_id) from None
+        known = await tx.execute(select(User.id).where(User.id == user_id))
+        if known.one_or_none() is None:
+            raise NotFound("user", user_id) from None
+        raise Contention("the profile was removed at the same time") from None
 
 
 async def delete(tx: Transaction, user_id: int) -> None:

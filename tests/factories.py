@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from byline.v1 import resources_pb2, users_pb2
 
-from storage import users
+from storage import profiles, users
 
 if TYPE_CHECKING:
     from storage.database import Database
+    from storage.profiles import ProfileRow
     from storage.users import UserRow
     from tests.clients import Client
 
@@ -34,6 +35,20 @@ async def add_user(db: Database, **given: Any) -> UserRow:  # noqa: ANN401 - any
     """Adds a user by storage."""
     async with db.transaction() as tx:
         return await users.create(tx, new_user(**given))
+
+
+async def add_users(db: Database, count: int) -> list[UserRow]:
+    """Adds users by storage, all at the same moment."""
+    async with db.transaction() as tx:
+        return [await users.create(tx, new_user()) for _ in range(count)]
+
+
+async def add_profile(
+    db: Database, user_id: int, bio: str = "Writes.", avatar_url: str = "https://example.com/a.png"
+) -> ProfileRow:
+    """Adds a profile by storage."""
+    async with db.transaction() as tx:
+        return await profiles.create(tx, user_id, bio, avatar_url)
 
 
 def create_user_request(**given: Any) -> users_pb2.CreateUserRequest:  # noqa: ANN401 - any field

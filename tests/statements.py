@@ -1,0 +1,74 @@
+"""What is sent to the database: the statements, and the BEGIN and COMMIT around them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import event
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import asyncpg
+    from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+
+    from storage.database import Database
+
+
+class Statement(NamedTuple):
+    """A statement as the server gets it, with its parameters beside it."""
+
+    text: str
+    values: tuple[Any, ...]
+
+
+@dataclass
+class Sent:
+    """What was sent.
+
+    Args:
+        statements: in the order they were sent.
+        frames: what opened and ended transactions: `BEGIN;`.
+    """
+
+    statements: list[Statement] = field(default_factory=list)
+    frames: list[str] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def sent_by(db: Database) -> AsyncIterator[Sent]:
+    """Collects what connections that are taken from the pool in the block send.
+
+    The frames are complete when the block has ended.
+    """
+    sent = Sent()
+    watched: set[asyncpg.Connection[Any]] = set()
+
+    def note_statement(*arguments: Any) -> None:  # noqa: ANN401 - as SQLAlchemy calls it
+        _, _, statement, values, _, _ = arguments
+        sent.statements.append(Statement(statement, values))
+
+    def note_frame(query: Any) -> None:  # noqa: ANN401 - asyncpg's LoggedQuery has no type
+        sent.frames.append(query.query)
+
+    def watch(_: object, entry: ConnectionPoolEntry, __: PoolProxiedConnection) -> None:
+        connection = entry.driver_connection
+        if connection is not None and connection not in watched:
+            watched.add(connection)
+            connection.add_query_logger(note_frame)
+
+    engine = db.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note_statement)
+    event.listen(engine.pool, "checkout", watch)
+    try:
+        yield sent
+        # The driver tells of a frame in the loop's next round.
+        await asyncio.sleep(0)
+    finally:
+        event.remove(engine, "before_cursor_execute", note_statement)
+        event.remove(engine.pool, "checkout", watch)
+        for connection in watched:
+            connection.remove_query_logger(note_frame)
