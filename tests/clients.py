@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
+from byline.v1.posts_pb2_grpc import PostServiceStub
 from byline.v1.profiles_pb2_grpc import ProfileServiceStub
+from byline.v1.tags_pb2_grpc import TagServiceStub
 from byline.v1.users_pb2_grpc import UserServiceStub
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
@@ -32,6 +34,8 @@ class Client:
         self.channel = grpc.aio.insecure_channel(target)
         self.users = UserServiceStub(self.channel)
         self.profiles = ProfileServiceStub(self.channel)
+        self.posts = PostServiceStub(self.channel)
+        self.tags = TagServiceStub(self.channel)
         # Its types tell of no methods.
         self.health: Any = HealthStub(self.channel)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from byline.v1 import resources_pb2, users_pb2
+from byline.v1 import posts_pb2, resources_pb2, tags_pb2, users_pb2
 
 from storage import profiles, users
 
@@ -66,3 +66,18 @@ async def create_user(client: Client, **given: Any) -> resources_pb2.User:  # no
     """Makes a user over gRPC."""
     answer = await client.users.CreateUser(create_user_request(**given))
     return answer.user
+
+
+async def create_post(client: Client, **given: Any) -> resources_pb2.Post:  # noqa: ANN401 - any field
+    """Makes a post over gRPC, and an author of its own where none is given."""
+    if "author_id" not in given:
+        given["author_id"] = (await create_user(client)).id
+    values = {"title": f"Post {next(_numbers)}", "content": "Once upon a time."}
+    answer = await client.posts.CreatePost(posts_pb2.CreatePostRequest(**values | given))
+    return answer.post
+
+
+async def create_tags(client: Client, *names: str) -> list[resources_pb2.Tag]:
+    """Makes tags over gRPC."""
+    answer = await client.tags.CreateTags(tags_pb2.CreateTagsRequest(names=names))
+    return list(answer.tags)
