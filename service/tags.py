@@ -27,8 +27,7 @@ class Tags(TagServiceServicer):
     async def CreateTags(self, request: pb.CreateTagsRequest, _: Context) -> pb.CreateTagsResponse:
         """Makes tags, or finds them."""
         async with self._db.transaction() as tx:
-            found = await tags.ensure(tx, request.names)
-        rows = [found[tags.key_of(name)] for name in request.names]
+            rows = await tags.create(tx, request.names)
         return pb.CreateTagsResponse(tags=map(convert.to_tag, rows))
 
     async def GetTag(self, request: pb.GetTagRequest, _: Context) -> pb.GetTagResponse:

@@ -80,6 +80,14 @@ async def ensure(tx: Transaction, names: Iterable[str]) -> dict[str, TagRow]:
     return found
 
 
+async def create(tx: Transaction, names: Sequence[str]) -> list[TagRow]:
+    """Adds the tags that there are not yet, and returns the tag of each name, counted, in order."""
+    found = await ensure(tx, names)
+    statement = _COUNTED.where(is_one_of(Tag.id, [tag.id for tag in found.values()]))
+    counted = {row.id: TagRow._make(row) for row in await tx.execute(statement)}
+    return [counted[found[key_of(name)].id] for name in names]
+
+
 async def get(read: Session, key: Key) -> TagRow:
     """Returns one tag and how many posts have it.
 
