@@ -62,7 +62,10 @@ def token(cursor: Cursor | None, request: ListRequest) -> str:
     value, row_id = cursor
     is_moment = isinstance(value, datetime)
     plain = (value - _EPOCH) // _MICROSECOND if isinstance(value, datetime) else value
-    position = json.dumps([plain, row_id, is_moment], separators=(",", ":")).encode()
+    # With its characters escaped, a long title would not fit into a token that may be sent.
+    position = json.dumps(
+        [plain, row_id, is_moment], ensure_ascii=False, separators=(",", ":")
+    ).encode()
     raw = _VERSION + _digest(position, request) + position
     return _encode(raw)
 
