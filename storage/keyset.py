@@ -61,13 +61,21 @@ def paged(
     statement: Select[*tuple[Any, ...]],
     window: Window,
     columns: Mapping[str, SQLColumnExpression[Any]],
+    *,
+    within: SQLColumnExpression[Any] | None = None,
 ) -> Select[*tuple[Any, ...]]:
     """Returns the statement narrowed to one page and one row more, sorted.
+
+    `within` is for rows that lie together in an index, behind a column that is the same in all of
+    them. It makes that index the only one in the order: the planner would walk another for rows
+    that are many, past all that lies between them. The column must not be compared by `=`, which
+    would make it a constant, and constants do not count in an order.
 
     Args:
         statement: selects the rows.
         window: which page.
         columns: what each field that can be ordered by is in SQL, `id` among them.
+        within: the column that is the same in all rows.
     """
     order, after, limit = window
     if after is not None:
@@ -75,6 +83,8 @@ def paged(
         values = [after.id] if len(by) == 1 else [after.value, after.id]
         here, there = tuple_(*by), tuple_(*values)
         statement = statement.where(here < there if order.descending else here > there)
+    if within is not None:
+        statement = statement.order_by(within.desc() if order.descending else within)
     return statement.order_by(*order_by(order, columns)).limit(row_limit(limit + 1))
 
 

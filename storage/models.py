@@ -131,8 +131,9 @@ class Post(Base):
         Index(None, "title_key", "id"),
         # An author's newest posts, and the cascade from users.
         Index(None, "author_id", "created_at", "id"),
-        # Who has published anything, and an author's published posts by id.
-        Index("ix_posts_published", "author_id", "id", postgresql_where=text("published")),
+        Index(None, "author_id", "id"),
+        # Who has published anything.
+        Index("ix_posts_published", "author_id", postgresql_where=text("published")),
         Index("ix_posts_unpublished", "id", postgresql_where=text("NOT published")),
         Index(
             "ix_posts_search",

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import (
     Select,
     case,
-    exists,
     func,
     insert,
     not_,
@@ -27,7 +26,7 @@ from storage import keyset, tags, users
 from storage.casefold import fold
 from storage.dialects import changed_at, is_one_of, moment_after, planned_for_its_values
 from storage.errors import NotFound, Stale
-from storage.models import Post, PostTag, Tag, User
+from storage.models import Post, PostTag, User
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -157,7 +156,7 @@ async def batch_get(read: Session, ids: Sequence[int], *, full: bool = False) ->
 async def list_page(
     read: Session, where: Filter, window: keyset.Window, *, full: bool = False
 ) -> keyset.Page[PostRow]:
-    """Returns a page of the posts that match: one statement, two in full.
+    """Returns a page of the posts that match: one statement, two in full, one more by tag.
 
     Args:
         read: where to read.
@@ -166,16 +165,25 @@ async def list_page(
             their folded form.
         full: loads content, authors and tags too.
     """
-    statement = (_WITH_CONTENT if full else _SUMMARY).where(*_conditions(where))
-    statement = keyset.paged(statement, window, _ORDER_COLUMNS)
+    matching = await _matching(read, _WITH_CONTENT if full else _SUMMARY, where)
+    if matching is None:
+        return keyset.Page([], None)
+    columns, within = _ORDER_COLUMNS, None
+    if where.tag and window.order.field == "id":
+        columns, within = {"id": PostTag.post_id}, PostTag.tag_id
+    elif where.author_id is not None and window.order.field != "title":
+        within = Post.author_id
+    statement = keyset.paged(matching, window, columns, within=within)
     rows = await (_load_full(read, statement, window) if full else _load(read, statement))
     return keyset.page(rows, window, _ORDER_VALUES)
 
 
 async def count(read: Session, where: Filter) -> int:
-    """Returns how many posts match."""
-    result = await read.execute(select(func.count()).select_from(Post).where(*_conditions(where)))
-    total: int = result.scalar_one()
+    """Returns how many posts match: one statement, two by tag."""
+    matching = await _matching(read, select(func.count()).select_from(Post), where)
+    if matching is None:
+        return 0
+    total: int = (await read.execute(matching)).scalar_one()
     return total
 
 
@@ -296,19 +304,33 @@ def _full(row: Sequence[Any]) -> PostRow:
     return PostRow(*post)._replace(content=content, author=users.UserRow(*author))
 
 
+async def _matching(
+    read: Session, statement: Select[*tuple[Any, ...]], where: Filter
+) -> Select[*tuple[Any, ...]] | None:
+    """Narrows a statement to the posts that match; None when there is no such tag.
+
+    The tag is looked up on its own: only of a known one can the database know how many posts it
+    is on, and plan for that.
+    """
+    statement = statement.where(*_conditions(where))
+    if not where.tag:
+        return statement
+    tag_id = await tags.find_id(read, where.tag)
+    if tag_id is None:
+        return None
+    joined = statement.join(PostTag, PostTag.post_id == Post.id)
+    return joined.where(is_one_of(PostTag.tag_id, [tag_id]))
+
+
 def _conditions(where: Filter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if where.author_id is not None:
-        conditions.append(Post.author_id == where.author_id)
+        # And not `=`: see `keyset.paged` about `within`.
+        conditions.append(is_one_of(Post.author_id, [where.author_id]))
     if where.published is not None:
         # As the predicates of the partial indexes are written.
         published = Post.published.expression
         conditions.append(published if where.published else not_(published))
-    if where.tag:
-        tag_id = select(Tag.id).where(Tag.name_key == tags.key_of(where.tag)).scalar_subquery()
-        conditions.append(
-            exists().where(PostTag.post_id == Post.id, PostTag.tag_id == tag_id).correlate(Post)
-        )
     if where.query:
         conditions.append(Post.title_key.contains(fold(where.query), autoescape=True))
     if where.created_after is not None:

@@ -101,6 +101,13 @@ async def get(read: Session, key: Key) -> TagRow:
     return TagRow._make(row)
 
 
+async def find_id(read: Session, name: str) -> int | None:
+    """Returns the id of the tag of this name, or None when there is none."""
+    statement = select(Tag.id).where(Tag.name_key == key_of(name))
+    found: int | None = (await read.execute(statement)).scalar_one_or_none()
+    return found
+
+
 async def list_page(read: Session, prefix: str, window: keyset.Window) -> keyset.Page[TagRow]:
     """Returns a page of tags, each with how many posts have it, in one statement.
 

@@ -73,8 +73,9 @@ def upgrade() -> None:
     op.create_index(
         op.f("ix_posts_author_id_created_at_id"), "posts", ["author_id", "created_at", "id"]
     )
+    op.create_index(op.f("ix_posts_author_id_id"), "posts", ["author_id", "id"])
     op.create_index(
-        "ix_posts_published", "posts", ["author_id", "id"], postgresql_where=sa.text("published")
+        "ix_posts_published", "posts", ["author_id"], postgresql_where=sa.text("published")
     )
     op.create_index(
         "ix_posts_unpublished", "posts", ["id"], postgresql_where=sa.text("NOT published")
