@@ -46,10 +46,19 @@ class Recent(NamedTuple):
 
 async def list_post_counts(read: Session, window: keyset.Window) -> keyset.Page[PostCountRow]:
     """Returns a page of how many posts each user has, ordered by `id` or `post_count`."""
-    statement = select(UserPostCount.user_id, User.username, UserPostCount.post_count).join(User)
+    counts = select(UserPostCount.user_id, UserPostCount.post_count)
     columns = {"id": UserPostCount.user_id, "post_count": UserPostCount.post_count}
+    page = keyset.paged(counts, window, columns).subquery().c
+    # Only the users of the page: joined before, all with lower ids would be walked past.
+    statement = (
+        select(page.user_id, User.username, page.post_count)
+        .join(User, User.id == page.user_id)
+        .order_by(
+            *keyset.order_by(window.order, {"id": page.user_id, "post_count": page.post_count})
+        )
+    )
     values = {"id": lambda row: row.user_id, "post_count": lambda row: row.post_count}
-    result = await read.execute(keyset.paged(statement, window, columns))
+    result = await read.execute(statement)
     return keyset.page([PostCountRow._make(row) for row in result], window, values)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, select, true
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import update as sql_update
 
@@ -18,12 +18,10 @@ from storage.models import PostTag, Tag
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from sqlalchemy import SQLColumnExpression
-
     from storage.database import Session, Transaction
 
-# Sorts after every text that starts alike.
-_LAST_CHARACTER = "\U0010ffff"
+# What follows a prefix sorts before this: no name is as long.
+_AFTER_ALL = "\U0010ffff" * 51
 
 
 class TagRow(NamedTuple):
@@ -119,15 +117,8 @@ async def list_page(read: Session, prefix: str, window: keyset.Window) -> keyset
         prefix: how the names start, without regard to case; empty for all tags.
         window: which page, ordered by `name` or `post_count`.
     """
-    if window.order.field == "post_count":
-        statement, columns = _by_count()
-    else:
-        statement, columns = _COUNTED, {"id": Tag.id, "name": Tag.name_key}
-    if prefix:
-        start = fold(prefix)
-        # A range and not LIKE: a plan made for any prefix can use the index.
-        statement = statement.where(Tag.name_key >= start, Tag.name_key < start + _LAST_CHARACTER)
-    result = await read.execute(keyset.paged(statement, window, columns))
+    by = _by_count if window.order.field == "post_count" else _by_name
+    result = await read.execute(by(fold(prefix), window))
     return keyset.page([TagRow._make(row) for row in result], window, _ORDER_VALUES)
 
 
@@ -216,12 +207,30 @@ async def of_posts(read: Session, post_ids: Sequence[int]) -> dict[int, list[Tag
     return tags
 
 
-def _by_count() -> tuple[Select[*tuple[Any, ...]], Mapping[str, SQLColumnExpression[Any]]]:
-    """All tags with their counts, and what they are sorted by."""
-    counts = select(PostTag.tag_id, func.count().label("posts")).group_by(PostTag.tag_id).subquery()
-    post_count = func.coalesce(counts.c.posts, 0)
-    statement = select(*_COLUMNS, post_count).outerjoin(counts, counts.c.tag_id == Tag.id)
-    return statement, {"id": Tag.id, "post_count": post_count}
+def _by_name(first: str, window: keyset.Window) -> Select[*tuple[Any, ...]]:
+    """A page of tags whose keys start so, by name, and the counts of these alone."""
+    last, descending = first + _AFTER_ALL, window.order.descending
+    # A plan for any two bounds expects few tags between them, and sorts all that there are: so one
+    # bound is where the walk through the index starts, and the other is held to what it meets.
+    bound = Tag.name_key < last if descending else Tag.name_key >= first
+    columns = {"id": Tag.id, "name": Tag.name_key}
+    walked = select(*_COLUMNS, Tag.name_key).where(bound)
+    page = keyset.paged(walked, window, columns).subquery()
+    key = page.c.name_key
+    count = select(func.count()).where(PostTag.tag_id == page.c.id).scalar_subquery()
+    statement = select(*(page.c[column.key] for column in _COLUMNS), count)
+    return statement.where(key >= first if descending else key < last).order_by(
+        *keyset.order_by(window.order, {"id": page.c.id, "name": key})
+    )
+
+
+def _by_count(first: str, window: keyset.Window) -> Select[*tuple[Any, ...]]:
+    """A page of tags whose keys start so, by count, for which all of theirs are counted."""
+    counts = select(func.count().label("posts")).where(PostTag.tag_id == Tag.id).lateral()
+    statement = select(*_COLUMNS, counts.c.posts).join_from(Tag, counts, true())
+    if first:
+        statement = statement.where(Tag.name_key >= first, Tag.name_key < first + _AFTER_ALL)
+    return keyset.paged(statement, window, {"id": Tag.id, "post_count": counts.c.posts})
 
 
 async def _lock(tx: Transaction, keys: Sequence[str]) -> dict[str, TagRow]:
