@@ -6,7 +6,7 @@ request. Fields are written as bytes on the wire: no generated class lets a call
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -62,7 +62,7 @@ class Raw(NamedTuple):
     payload: bytes
 
 
-Value = int | str | bytes | Message | Raw | list[int] | None
+Value = int | str | bytes | Message | Raw | list[Any] | None
 
 
 class Variant(NamedTuple):
@@ -217,7 +217,44 @@ def row_ids(most: int) -> Kind:
         Variant("as many as may be", list(range(1, most + 1)), SERVED),
         Variant("too many", list(range(1, most + 2)), REFUSED),
         Variant("the greatest of all", [MAX_INT64], SERVED),
+        Variant("a million of 0", bytes(10**6), REFUSED),
         Variant("packed and cut short", b"\x01\xff", UNREADABLE),
+    )
+
+
+def optional_id() -> Kind:
+    """The id of a row, or 0 for any row. One that no row has is as good as another."""
+    return (
+        *_left_out(SERVED),
+        Variant("0", 0, SERVED),
+        Variant("negative", -1, REFUSED),
+        Variant("the least of all", MIN_INT64, REFUSED),
+        Variant("the greatest of all", MAX_INT64, SERVED),
+        Variant("as a text", "1", SERVED),
+    )
+
+
+def tag_names(most: int, *, least: int = 1) -> Kind:
+    """`least` to `most` names of tags."""
+    first = tuple(f"{{}}[{at}]" for at in range(min(most, MOST_VIOLATIONS)))
+    wrong = (
+        *("", " ", "\u3000\u2029", "x" * 51, OWL * 51, f"{'x' * 51} ", "x" + " " * 200, MEGABYTE),
+        *("a\0b", "a\nb", "\t", "a\r", "\x7f", "a\x85b", " \x1f"),
+    )
+    odd = ("x" * 50, OWL * 50, f" {'x' * 50}\u2003", "a  b", "e\u0301", "名前", "%", "\u202ea")
+    many = [f"tag {number}" for number in range(most)]
+    return (
+        *_left_out(REFUSED if least else SERVED),
+        *_not_utf8(),
+        *(Variant(f"{each!r:.30}", [each], refused("{}[0]")) for each in wrong),
+        Variant("a wrong one among others", ["a", "b", "\0", "c"], refused("{}[2]")),
+        Variant("all wrong", [""] * most, refused(*first)),
+        *(Variant(f"{each!r:.30}", [each], SERVED) for each in odd),
+        Variant("the same over and over", ["a", "A", " a", "a\u00a0"] * (most // 4), SERVED),
+        Variant("as many as may be", many, SERVED),
+        Variant("too many", [*many, "one more"], REFUSED),
+        Variant("too many of the same", ["a"] * (most + 1), REFUSED),
+        Variant("20,000 without a character", [""] * 20_000, REFUSED),
     )
 
 
@@ -241,7 +278,7 @@ def page_token(own: str, *foreign: str) -> Kind:
     }
     marred = {own[:-1], own + "A", own + "=", own + "!!!!", f"{own[:9]}\n{own[9:]}", f" {own}"}
     # One that is no base64, one that is but says nothing, and one whose bytes are not ASCII.
-    nonsense = {"nonsense!", "bm9uc2Vuc2U", "AQ", OWL, "\0", "x" * 2048}
+    nonsense = {"nonsense!", "bm9uc2Vuc2U", "AQ", OWL, "\0", "x" * 4096}
     return (
         *_left_out(SERVED),
         *_not_utf8(),
@@ -250,7 +287,7 @@ def page_token(own: str, *foreign: str) -> Kind:
         *(Variant(f"altered, {at}", each, REFUSED) for at, each in enumerate(sorted(altered))),
         *(Variant(f"marred, {each!r}", each, REFUSED) for each in sorted(marred)),
         *(Variant(f"nonsense, {each!r:.20}", each, REFUSED) for each in sorted(nonsense)),
-        Variant("too long", "x" * 2049, REFUSED),
+        Variant("too long", "x" * 4097, REFUSED),
         Variant("of 1 MB", MEGABYTE, REFUSED),
     )
 
@@ -348,6 +385,11 @@ def message(missing: Outcome = SERVED, *, ignored: Mapping[str, Value] | None = 
         *(Variant(what, value, SERVED) for what, value in (ignored or {}).items()),
         Variant("cut short", b"\x0a\x7f", UNREADABLE),
     )
+
+
+def ignored_number(*values: int) -> Kind:
+    """A number that changes nothing."""
+    return (*_left_out(SERVED), *(Variant(f"{each}", each, SERVED) for each in values))
 
 
 def _left_out(outcome: Outcome) -> Kind:

@@ -13,39 +13,45 @@ from typing import TYPE_CHECKING
 import asyncpg
 import byline.v1
 import pytest
-from byline.v1 import profiles_pb2, resources_pb2, users_pb2
+from byline.v1 import posts_pb2, profiles_pb2, resources_pb2, tags_pb2, users_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from service import pagination
 from service.passwords import Passwords
-from storage import profiles
+from storage import posts, profiles
 from storage.database import Database
 from storage.keyset import Cursor
+from storage.posts import NewPost
 from tests import factories
 from tests.clients import refusal_of
 from tests.service.bad_requests import (
     NOT_FOUND,
     REFUSED,
+    SERVED,
     UNKNOWN_LOGIN,
     Case,
     Code,
     Kind,
     Rpc,
+    Variant,
     cases,
     enum,
     etag,
     flag,
+    ignored_number,
     mask,
     message,
     moment,
     one_of,
+    optional_id,
     page_size,
     page_token,
     refused,
     request_id,
     row_id,
     row_ids,
+    tag_names,
     text,
     uncovered,
 )
@@ -56,11 +62,13 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor
 
     from service.config import Settings
+    from service.pagination import ListRequest
     from tests.clients import Client
     from tests.conftest import Serve
 
-# Who there is: ada, who has a profile, and bob, who is inactive.
+# Who there is: ada, who has a profile and a post with two tags, and bob, who is inactive.
 ADA, BOB = 1, 2
+POST, MATHS, NOTES = 1, 1, 2
 EMAIL, USERNAME, URL = "ada@example.com", "ada", "https://example.com/ada.png"
 LONG_EMAIL = "x" * 243 + "@example.com"
 LONG_URL = "https://example.com/" + "x" * 480
@@ -90,12 +98,36 @@ avatar_url = text(
 )
 new_password = text(256, least=8)
 role = enum(last=3)
-view = enum(last=2)
+user_view = enum(last=3)
+post_view = enum(last=2)
+title = text(
+    200,
+    least=1,
+    refuse=(" ", "\u2003\u3000", "a\nb", "\x7f", "\x85", "\r\n"),
+    serve=(" a ", "名前", "e\u0301", "a\u2028b", "\u202ea", "%", "' OR 1=1 --"),
+)
+content = text(100_000, serve=("a\nb\tc", "<script>", "\x7f", "\u2028"))
+tag_name = text(
+    50,
+    least=1,
+    refuse=(" ", "\u3000", "a\nb", "\x85", "x" + " " * 200),
+    serve=(" a\u2003", f"{'x' * 50} ", "maths", "MATHS ", "名前", "a  b"),
+)
+an_ignored_moment = message(ignored={"no moment": Timestamp(nanos=-1)})
 user_filter = {
     "filter": message(),
     "filter.is_active": flag(),
     "filter.role": role,
     "filter.query": text(255, serve=("%", "_", "\\", "' OR 1=1 --")),
+    "filter.created_after": moment(),
+    "filter.created_before": moment(),
+}
+post_filter = {
+    "filter": message(),
+    "filter.author_id": optional_id(),
+    "filter.published": flag(),
+    "filter.tag": text(200, serve=(" maths ", " ", "%", "' OR 1=1 --")),
+    "filter.query": text(200, serve=("%", "_", "\\", "' OR 1=1 --")),
     "filter.created_after": moment(),
     "filter.created_before": moment(),
 }
@@ -111,11 +143,51 @@ def a_login(most: int) -> Kind:
     return text(most, least=1, missing=refused("login"), legal=UNKNOWN_LOGIN)
 
 
-def token(**asked: object) -> str:
-    """The token of a page of ListUsers."""
-    request = users_pb2.ListUsersRequest(**asked)  # type: ignore[arg-type] # any of its fields
-    value: int | str = USERNAME if request.order_by.startswith("username") else ADA
-    return pagination.token(Cursor(value, ADA), request)
+def token(request: ListRequest) -> str:
+    """The token of the page after the first row of a list in the order of numbers or names."""
+    is_by_name = getattr(request, "order_by", "").startswith(("username", "title", "name"))
+    return pagination.token(Cursor("a" if is_by_name else 1, 1), request)
+
+
+def users_token(**asked: object) -> str:
+    return token(users_pb2.ListUsersRequest(**asked))  # type: ignore[arg-type] # any of its fields
+
+
+def posts_token(**asked: object) -> str:
+    return token(posts_pb2.ListPostsRequest(**asked))  # type: ignore[arg-type] # any of its fields
+
+
+def tags_token(**asked: str) -> str:
+    return token(tags_pb2.ListTagsRequest(**asked))  # type: ignore[arg-type] # any of its fields
+
+
+def counts_token(**asked: str) -> str:
+    return token(users_pb2.ListUserPostCountsRequest(**asked))  # type: ignore[arg-type] # any of its fields
+
+
+def post_tags() -> Kind:
+    """The tags of a post in an update, of which only the names count."""
+    names = [resources_pb2.Tag(name=f"tag {number}") for number in range(51)]
+    a_tag, nothing = resources_pb2.Tag(name="a"), resources_pb2.Tag(id=MATHS)
+    wrong = {
+        "id": resources_pb2.Tag(name="a", id=-1),
+        "name": resources_pb2.Tag(name="a\0"),
+        "etag": resources_pb2.Tag(name="a", etag="f" * 65),
+    }
+    odd = resources_pb2.Tag(name=" MATHS ", id=99, post_count=-1, etag="0")
+    return (
+        *message(),
+        Variant("without a name", [a_tag, nothing], refused("{}[1]")),
+        Variant("20,000 without a name", [nothing] * 20_000, REFUSED),
+        *(
+            Variant(f"of a wrong {part}", [a_tag, each], refused(f"{{}}[1].{part}"))
+            for part, each in wrong.items()
+        ),
+        Variant("whose other parts are wrong", [odd], SERVED),
+        Variant("named twice", [a_tag, odd, a_tag], SERVED),
+        Variant("as many as may be", [*names[:50]], SERVED),
+        Variant("too many", [*names], REFUSED),
+    )
 
 
 adas_filter = users_pb2.UserFilter(query="a")
@@ -129,6 +201,11 @@ a_user = resources_pb2.User(
     is_active=True,
 )
 a_profile = resources_pb2.Profile(user_id=ADA, bio="Counts.", avatar_url=URL)
+adas_posts = posts_pb2.PostFilter(author_id=ADA, tag="Maths")
+list_posts = posts_pb2.ListPostsRequest(filter=adas_posts, order_by="title")
+a_post = resources_pb2.Post(
+    id=POST, title="Changed", content="Counts.", tags=[resources_pb2.Tag(name="Letters")]
+)
 
 RPCS = {
     "UserService.CreateUser": Rpc(
@@ -157,13 +234,13 @@ RPCS = {
             "id": row_id(missing=refused("key")),
             "email": a_key(255),
             "username": a_key(50),
-            "view": view,
+            "view": user_view,
         },
         needs=("key",),
     ),
     "UserService.BatchGetUsers": Rpc(
         users_pb2.BatchGetUsersRequest(ids=[ADA, BOB]),
-        {"ids": row_ids(1000), "view": view},
+        {"ids": row_ids(1000), "view": user_view},
         needs=("ids",),
     ),
     "UserService.ListUsers": Rpc(
@@ -175,13 +252,13 @@ RPCS = {
             ),
             "page_size": page_size(),
             "page_token": page_token(
-                token(filter=adas_filter, order_by="username"),
-                token(filter=adas_filter, order_by="username desc"),
-                token(filter=adas_filter),
-                token(filter=users_pb2.UserFilter(query="b"), order_by="username"),
-                token(order_by="username"),
+                users_token(filter=adas_filter, order_by="username"),
+                users_token(filter=adas_filter, order_by="username desc"),
+                users_token(filter=adas_filter),
+                users_token(filter=users_pb2.UserFilter(query="b"), order_by="username"),
+                users_token(order_by="username"),
             ),
-            "view": view,
+            "view": user_view,
         },
     ),
     "UserService.CountUsers": Rpc(users_pb2.CountUsersRequest(), user_filter),
@@ -195,10 +272,12 @@ RPCS = {
             "user.full_name": full_name,
             "user.role": enum(missing=REFUSED, last=3),
             "user.is_active": flag(),
-            "user.created_at": message(ignored={"no moment": Timestamp(nanos=-1)}),
-            "user.updated_at": message(ignored={"no moment": Timestamp(nanos=-1)}),
+            "user.created_at": an_ignored_moment,
+            "user.updated_at": an_ignored_moment,
             "user.etag": etag(),
             "user.profile": message(ignored={"no profile": resources_pb2.Profile(bio="\0")}),
+            "user.post_count": ignored_number(-1, 7),
+            "user.newest_posts": message(ignored={"no post": resources_pb2.Post(title="\0")}),
             "update_mask": mask(
                 *("email", "username", "full_name", "role", "is_active"),
                 immutable=("id", "created_at", "updated_at", "etag", "profile", "password"),
@@ -246,6 +325,35 @@ RPCS = {
         },
         needs=("id", "current_password", "new_password"),
     ),
+    "UserService.GetUserStatistics": Rpc(
+        users_pb2.GetUserStatisticsRequest(user_id=ADA),
+        {"user_id": row_id()},
+        needs=("user_id",),
+    ),
+    "UserService.ListUserPostCounts": Rpc(
+        users_pb2.ListUserPostCountsRequest(order_by="post_count desc"),
+        {
+            "order_by": one_of("id", "id desc", "post_count", "post_count desc"),
+            "page_size": page_size(),
+            "page_token": page_token(
+                counts_token(order_by="post_count desc"),
+                counts_token(order_by="post_count"),
+                counts_token(order_by="id desc"),
+                counts_token(),
+                tags_token(order_by="post_count desc"),
+            ),
+        },
+    ),
+    "UserService.ListAuthors": Rpc(
+        users_pb2.ListAuthorsRequest(),
+        {
+            "page_size": page_size(),
+            "page_token": page_token(
+                token(users_pb2.ListAuthorsRequest()), users_token(), counts_token(), posts_token()
+            ),
+            "view": user_view,
+        },
+    ),
     "ProfileService.GetProfile": Rpc(
         profiles_pb2.GetProfileRequest(user_id=ADA), {"user_id": row_id()}, needs=("user_id",)
     ),
@@ -268,6 +376,133 @@ RPCS = {
         {"user_id": row_id(), "request_id": request_id()},
         needs=("user_id",),
     ),
+    "PostService.CreatePost": Rpc(
+        posts_pb2.CreatePostRequest(author_id=ADA, title="Letters", tags=["Maths"]),
+        {
+            "author_id": row_id(),
+            "title": title,
+            "content": content,
+            "published": flag(),
+            "tags": tag_names(50, least=0),
+            "request_id": request_id(),
+        },
+        needs=("author_id", "title"),
+    ),
+    "PostService.GetPost": Rpc(
+        posts_pb2.GetPostRequest(id=POST), {"id": row_id(), "view": post_view}, needs=("id",)
+    ),
+    "PostService.BatchGetPosts": Rpc(
+        posts_pb2.BatchGetPostsRequest(ids=[POST, POST + 1]),
+        {"ids": row_ids(1000), "view": post_view},
+        needs=("ids",),
+    ),
+    "PostService.ListPosts": Rpc(
+        list_posts,
+        {
+            **post_filter,
+            "order_by": one_of(
+                *("id", "id desc", "created_at", "created_at desc", "title", "title desc")
+            ),
+            "page_size": page_size(),
+            "page_token": page_token(
+                posts_token(filter=adas_posts, order_by="title"),
+                posts_token(filter=adas_posts, order_by="title desc"),
+                posts_token(filter=adas_posts),
+                posts_token(filter=posts_pb2.PostFilter(author_id=ADA), order_by="title"),
+                posts_token(order_by="title"),
+                users_token(),
+            ),
+            "view": post_view,
+        },
+    ),
+    "PostService.CountPosts": Rpc(posts_pb2.CountPostsRequest(), post_filter),
+    "PostService.UpdatePost": Rpc(
+        posts_pb2.UpdatePostRequest(post=a_post, update_mask=FieldMask(paths=["*"])),
+        {
+            "post": message(refused("post", "post.title")),
+            "post.id": row_id(),
+            "post.author_id": ignored_number(-1, BOB, 99),
+            "post.title": title,
+            "post.content": content,
+            "post.published": flag(),
+            "post.created_at": an_ignored_moment,
+            "post.updated_at": an_ignored_moment,
+            "post.published_at": an_ignored_moment,
+            "post.etag": etag(),
+            "post.author": message(ignored={"no user": resources_pb2.User(email="\0")}),
+            "post.tags": post_tags(),
+            "update_mask": mask(
+                *("title", "content", "published", "tags"),
+                immutable=(
+                    *("id", "author_id", "created_at", "updated_at", "published_at", "etag"),
+                    *("author", "tags.name"),
+                ),
+            ),
+            "request_id": request_id(),
+        },
+        needs=("post",),
+    ),
+    "PostService.DeletePost": Rpc(
+        posts_pb2.DeletePostRequest(id=POST),
+        {"id": row_id(), "etag": etag(), "request_id": request_id()},
+        needs=("id",),
+    ),
+    "PostService.AddPostTags": Rpc(
+        posts_pb2.AddPostTagsRequest(post_id=POST, tags=["Letters", "maths"]),
+        {"post_id": row_id(), "tags": tag_names(50), "request_id": request_id()},
+        needs=("post_id", "tags"),
+    ),
+    "PostService.RemovePostTags": Rpc(
+        posts_pb2.RemovePostTagsRequest(post_id=POST, tags=["Letters", "maths"]),
+        {"post_id": row_id(), "tags": tag_names(50), "request_id": request_id()},
+        needs=("post_id", "tags"),
+    ),
+    "TagService.CreateTags": Rpc(
+        tags_pb2.CreateTagsRequest(names=["Letters", "maths"]),
+        {"names": tag_names(1000), "request_id": request_id()},
+        needs=("names",),
+    ),
+    "TagService.GetTag": Rpc(
+        tags_pb2.GetTagRequest(id=MATHS),
+        {"id": row_id(missing=refused("key")), "name": a_key(200)},
+        needs=("key",),
+    ),
+    "TagService.ListTags": Rpc(
+        tags_pb2.ListTagsRequest(prefix="m", order_by="name desc"),
+        {
+            "prefix": text(50, serve=("%", "_", "\\", " ", "\U0010ffff", "' OR 1=1 --")),
+            "order_by": one_of("name", "name desc", "post_count", "post_count desc"),
+            "page_size": page_size(),
+            "page_token": page_token(
+                tags_token(prefix="m", order_by="name desc"),
+                tags_token(prefix="m", order_by="name"),
+                tags_token(prefix="m", order_by="post_count desc"),
+                tags_token(prefix="M", order_by="name desc"),
+                tags_token(order_by="name desc"),
+                posts_token(order_by="title desc"),
+            ),
+        },
+    ),
+    "TagService.UpdateTag": Rpc(
+        tags_pb2.UpdateTagRequest(
+            tag=resources_pb2.Tag(id=MATHS, name="Mathematics"), update_mask=FieldMask(paths=["*"])
+        ),
+        {
+            "tag": message(refused("tag", "tag.id", "tag.name")),
+            "tag.id": row_id(),
+            "tag.name": tag_name,
+            "tag.post_count": ignored_number(-1, 7),
+            "tag.etag": etag(),
+            "update_mask": mask("name", immutable=("id", "post_count", "etag", "name_key")),
+            "request_id": request_id(),
+        },
+        needs=("tag", "tag.id"),
+    ),
+    "TagService.DeleteTag": Rpc(
+        tags_pb2.DeleteTagRequest(id=MATHS),
+        {"id": row_id(), "request_id": request_id()},
+        needs=("id",),
+    ),
 }
 WRONG = [case for case in cases(RPCS) if case.outcome.code is not Code.OK]
 ODD = [case for case in cases(RPCS) if case.outcome.code is Code.OK]
@@ -280,11 +515,12 @@ class World:
     client: Client
     db: Database
     connection: asyncpg.Connection
+    every_row: str
     password_hash: str
 
     async def restore(self) -> None:
         """Makes the database what every case starts from."""
-        await self.connection.execute("TRUNCATE users RESTART IDENTITY CASCADE")
+        await self.connection.execute("TRUNCATE users, tags RESTART IDENTITY CASCADE")
         ada = await factories.add_user(
             self.db, email=EMAIL, username=USERNAME, password_hash=self.password_hash
         )
@@ -293,21 +529,12 @@ class World:
         await self.connection.execute("UPDATE users SET is_active = false WHERE id = $1", BOB)
         async with self.db.transaction() as tx:
             await profiles.create(tx, ADA, "", "")
+            post = await posts.create(tx, NewPost(ADA, "Notes", tags=("Maths", "Notes")))
+        assert (post.id, *(tag.id for tag in post.tags)) == (POST, MATHS, NOTES)
 
-    async def dump(self) -> dict[str, list[str]]:
+    async def dump(self) -> list[tuple[str, str]]:
         """Returns every row of every table."""
-        tables = await self.connection.fetch(
-            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
-        )
-        return {
-            name: [
-                row
-                for (row,) in await self.connection.fetch(
-                    f"SELECT t::text FROM {name} AS t ORDER BY 1"  # noqa: S608 - a table's own name
-                )
-            ]
-            for (name,) in tables
-        }
+        return [(name, row) for name, row in await self.connection.fetch(self.every_row)]
 
 
 @pytest.fixture(scope="module")
@@ -323,8 +550,15 @@ async def world(serve: Serve, shared_url: str, settings: Settings) -> AsyncItera
     passwords.close()
     db = Database(shared_url)
     connection = await asyncpg.connect(shared_url.replace("+asyncpg", ""))
+    tables = await connection.fetch(
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
+    )
+    every_row = " UNION ALL ".join(
+        f"SELECT '{name}', t::text FROM {name} AS t"  # noqa: S608 - a table's own name
+        for (name,) in tables
+    )
     async with serve(shared_url) as client:
-        made = World(client, db, connection, password_hash)
+        made = World(client, db, connection, f"{every_row} ORDER BY 1, 2", password_hash)
         await made.restore()
         yield made
     await connection.close()
