@@ -643,8 +643,11 @@ async def list_pages(client: Client, **asked: Any) -> list[list[resources_pb2.Us
 
 
 async def update(
-    client: Client, user: resources_pb2.User, *mask: str, **sent: Any
-) -> resources_pb2.User:  # noqa: ANN401 - any field of User
+    client: Client,
+    user: resources_pb2.User,
+    *mask: str,
+    **sent: Any,  # noqa: ANN401 - any field of User
+) -> resources_pb2.User:
     request = pb.UpdateUserRequest(
         user=resources_pb2.User(id=user.id, **sent), update_mask=FieldMask(paths=mask)
     )
