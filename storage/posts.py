@@ -118,6 +118,8 @@ async def create(tx: Transaction, new: NewPost) -> PostRow:
         NotFound: when there is no such author.
     """
     author = await users.get_for_key_share(tx, new.author_id)
+    # Before the post, since adding that locks the author's count: tags may have to be waited for.
+    found = await tags.ensure(tx, new.tags)
     statement = insert(Post).values(
         author_id=new.author_id,
         title=new.title,
@@ -128,10 +130,8 @@ async def create(tx: Transaction, new: NewPost) -> PostRow:
     )
     row = (await tx.execute(statement.returning(*COLUMNS))).one()
     post = to_summary(row)._replace(content=new.content, author=author)
-    if not new.tags:
-        return post
-    await tags.attach(tx, post.id, new.tags)
-    return post._replace(tags=(await tags.of_posts(tx, [post.id]))[post.id])
+    await tags.link(tx, post.id, found)
+    return post._replace(tags=[found[key] for key in sorted(found)])
 
 
 async def get(read: Session, post_id: int, *, full: bool = True) -> PostRow:
@@ -208,6 +208,12 @@ async def update(
     """
     values = {getattr(Post, name): value for name, value in changes.items() if name != "tags"}
     stamp = changed_at(Post.updated_at, values)
+    if "tags" in changes:
+        # Before the one update of the row: a second would have the database check the author
+        # again, and lock them while it has the post, the other way round than their deletion does.
+        await _lock(tx, post_id, unchanged_since=unchanged_since)
+        if await tags.replace(tx, post_id, changes["tags"]):
+            stamp = moment_after(Post.updated_at)
     if "title" in changes:
         values[Post.title_key] = fold(changes["title"])
     if "published" in changes:
@@ -216,8 +222,6 @@ async def update(
     result = await tx.execute(statement.values({**values, Post.updated_at: stamp}))
     if result.rowcount == 0:
         raise await _why_missed(tx, post_id)
-    if "tags" in changes and await tags.replace(tx, post_id, changes["tags"]):
-        await _touch(tx, post_id)
     return await get(tx, post_id)
 
 
@@ -362,15 +366,17 @@ async def _why_missed(tx: Transaction, post_id: int) -> NotFound | Stale:
     return NotFound("post", post_id) if found is None else Stale("post", post_id)
 
 
-async def _lock(tx: Transaction, post_id: int) -> None:
+async def _lock(tx: Transaction, post_id: int, *, unchanged_since: datetime | None = None) -> None:
     """Keeps others from changing the post while the transaction lasts.
 
     Raises:
         NotFound: when there is no such post.
+        Stale: when the post has changed since `unchanged_since`.
     """
-    statement = select(Post.id).where(Post.id == post_id).with_for_update(key_share=True)
-    if (await tx.execute(statement)).one_or_none() is None:
-        raise NotFound("post", post_id)
+    matching = select(Post.id).where(*_unchanged(post_id, unchanged_since))
+    found = await tx.execute(matching.with_for_update(key_share=True))
+    if found.one_or_none() is None:
+        raise await _why_missed(tx, post_id)
 
 
 async def _touch(tx: Transaction, post_id: int) -> None:

@@ -68,6 +68,8 @@ async def ensure(tx: Transaction, names: Iterable[str]) -> dict[str, TagRow]:
     wanted: dict[str, str] = {}
     for name in names:
         wanted.setdefault(key_of(name), name.strip())
+    if not wanted:
+        return {}
     found = await _lock(tx, sorted(wanted))
     # Once more if a tag is deleted between its being there already and its being locked.
     while missing := sorted(wanted.keys() - found.keys()):
@@ -170,7 +172,11 @@ async def delete(tx: Transaction, tag_id: int) -> None:
 
 async def attach(tx: Transaction, post_id: int, names: Iterable[str]) -> int:
     """Gives a post tags, made where there are none, and returns how many it did not have."""
-    found = await ensure(tx, names)
+    return await link(tx, post_id, await ensure(tx, names))
+
+
+async def link(tx: Transaction, post_id: int, found: Mapping[str, TagRow]) -> int:
+    """Gives a post tags that `ensure` returned, and returns how many it did not have."""
     if not found:
         return 0
     tag_ids = sorted(tag.id for tag in found.values())
