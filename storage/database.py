@@ -118,7 +118,7 @@ class Session:
             try:
                 return await self._connection.execute(statement, parameters)
             except DBAPIError as error:
-                raise translate(error) from error
+                raise translate(error) from None
 
     async def _replace_connection(self) -> None:
         await self._connection.invalidate()
@@ -149,7 +149,7 @@ class Transaction(Session):
                 committing.exception()
             raise
         except DBAPIError as error:
-            raise translate(error) from error
+            raise translate(error) from None
         except PendingRollbackError as error:
             raise DatabaseDown("the connection was lost within the transaction") from error
 
