@@ -127,9 +127,11 @@ def from_etag(etag: str) -> datetime | None:
     if not etag:
         return None
     try:
-        return _EPOCH + timedelta(microseconds=int(etag, 16))
+        moment = _EPOCH + timedelta(microseconds=int(etag, 16))
     except (ValueError, OverflowError):
         return _NEVER
+    # A number can be written in more ways than one, an etag cannot.
+    return moment if to_etag(moment) == etag else _NEVER
 
 
 def from_timestamp(message: Timestamp, field: str, *, round_up: bool = False) -> datetime:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import make_url, text
+from sqlalchemy import event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolWaitError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from sqlalchemy import CursorResult, Executable
+    from sqlalchemy.pool import ConnectionPoolEntry
 
     Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
@@ -118,7 +119,9 @@ class Session:
             try:
                 return await self._connection.execute(statement, parameters)
             except DBAPIError as error:
-                raise translate(error) from error
+                raise translate(error) from None
+            except PendingRollbackError:
+                raise DatabaseDown("the connection was lost within the transaction") from None
 
     async def _replace_connection(self) -> None:
         await self._connection.invalidate()
@@ -154,7 +157,7 @@ class Transaction(Session):
                 committing.exception()
             raise
         except DBAPIError as error:
-            raise translate(error) from error
+            raise translate(error) from None
         except PendingRollbackError as error:
             raise DatabaseDown("the connection was lost within the transaction") from error
 
@@ -233,8 +236,9 @@ class Database:
 
     async def close(self) -> None:
         """Closes every connection of the pool. Those on loan close when they come back."""
-        await self._vital.dispose()
-        await self._engine.dispose()
+        for engine in (self._vital, self._engine):
+            event.listen(engine.sync_engine.pool, "checkin", _close_entry)
+            await engine.dispose()
 
 
 def check_url(url: str) -> None:
@@ -283,6 +287,10 @@ def _session_settings(pool: PoolConfig) -> dict[str, str]:
         "jit": "off",
         "timezone": "UTC",
     }
+
+
+def _close_entry(_: object, entry: ConnectionPoolEntry) -> None:
+    entry.close()
 
 
 def _milliseconds(seconds: float) -> str:

@@ -119,11 +119,17 @@ def of_sqlstate(sqlstate: str, constraint: str = "") -> StorageError:
 
 
 def translate(error: DBAPIError) -> StorageError:
-    """Returns the storage error that a driver error means."""
+    """Returns the storage error that a driver error means.
+
+    It is to be raised `from None`: the driver's text quotes whole rows, password hashes among them.
+    What can be told of the driver error, the storage error's notes tell.
+    """
     if error.connection_invalidated:
         return DatabaseDown("the connection was lost")
     driver_error = getattr(error.orig, "driver_exception", None)
     sqlstate = getattr(driver_error, "sqlstate", None)
-    if sqlstate is None:
-        return Unexpected(type(driver_error or error.orig).__name__)
-    return of_sqlstate(sqlstate, getattr(driver_error, "constraint_name", None) or "")
+    constraint = getattr(driver_error, "constraint_name", None) or ""
+    kind = type(driver_error or error.orig).__name__
+    meant = Unexpected(kind) if sqlstate is None else of_sqlstate(sqlstate, constraint)
+    meant.add_note(f"{kind} {constraint} in: {error.statement}")
+    return meant

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-import structlog
 from byline.v1 import resources_pb2
 from byline.v1 import users_pb2 as pb
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from storage.database import Database
     from tests.conftest import Serve
+    from tests.service.conftest import LogOf
 
 Code = grpc.StatusCode
 # What no test waits for; one that does has failed.
@@ -39,14 +39,9 @@ NOBODY = pb.GetUserRequest(id=7)
 
 
 @pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch) -> list[EventDict]:
+def lines(log_of: LogOf) -> list[EventDict]:
     """The lines of the access log."""
-    capture = structlog.testing.LogCapture()
-    log = structlog.wrap_logger(
-        None, processors=[capture], wrapper_class=structlog.make_filtering_bound_logger(0)
-    )
-    monkeypatch.setattr(interceptors, "log", log)
-    return capture.entries
+    return log_of(interceptors)
 
 
 @asynccontextmanager

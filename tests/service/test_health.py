@@ -1,0 +1,103 @@
+"""grpc.health.v1, which follows the database with some patience."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from byline.v1 import users_pb2 as pb
+from grpc_health.v1 import health_pb2
+from sqlalchemy import make_url
+
+from service import health
+from service.server import SERVICES
+from tests.clients import refusal_of
+from tests.processes import until
+from tests.sessions import connected
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.clients import Client
+    from tests.conftest import Serve
+    from tests.service.conftest import LogOf
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+DOWN = (grpc.StatusCode.UNAVAILABLE, "byline/DATABASE_DOWN", ("", ""))
+
+
+class Watching:
+    """What a load balancer sees of a service's health, from first to last."""
+
+    def __init__(self, client: Client, service: str = "") -> None:
+        self.seen: list[int] = []
+        self._call = client.health.Watch(health_pb2.HealthCheckRequest(service=service))
+
+    async def until(self, expected: int) -> None:
+        """Waits for the health to become what is expected."""
+        while self.seen[-1:] != [expected]:
+            self.seen.append((await self._call.read()).status)
+
+
+@asynccontextmanager
+async def away(cluster: str, url: str) -> AsyncIterator[None]:
+    """Takes a database away while the block lasts: nobody gets in, and whoever is in gets out."""
+    name = make_url(url).database
+    async with connected(cluster) as connection:
+        await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name
+        )
+        yield
+        await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
+@pytest.mark.parametrize("service", ["", *SERVICES])
+async def test_each_service_serves_while_the_database_answers(client: Client, service: str) -> None:
+    await Watching(client, service).until(SERVING)
+    answer = await client.health.Check(health_pb2.HealthCheckRequest(service=service))
+    assert answer.status == SERVING
+
+
+async def test_a_service_that_is_not_there_has_no_health(client: Client) -> None:
+    request = health_pb2.HealthCheckRequest(service="byline.v1.Nobody")
+    assert (await refusal_of(client.health.Check(request))).code is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("service", ["", *SERVICES])
+async def test_health_goes_and_comes_with_the_database(
+    serve: Serve, cluster: str, database_url: str, service: str
+) -> None:
+    async with serve(database_url, health_patience=0.1) as client:
+        watching = Watching(client, service)
+        await watching.until(SERVING)
+        async with away(cluster, database_url):
+            await watching.until(NOT_SERVING)
+            refusal = await refusal_of(client.users.CountUsers(pb.CountUsersRequest()))
+            assert refusal.what == DOWN
+            assert refusal.retry_after
+        await watching.until(SERVING)
+        await client.users.CountUsers(pb.CountUsersRequest())
+    # It may not have been there yet when the watch began.
+    assert watching.seen[-3:] == [SERVING, NOT_SERVING, SERVING]
+
+
+async def test_a_database_that_is_soon_back_is_not_noticed(
+    serve: Serve, cluster: str, database_url: str, log_of: LogOf
+) -> None:
+    lines = log_of(health)
+    async with serve(database_url, health_patience=60) as client:
+        watching = Watching(client)
+        await watching.until(SERVING)
+        async with away(cluster, database_url):
+            await until(lambda: len([line for line in lines if "error" in line]) >= 5)
+            answer = await client.health.Check(health_pb2.HealthCheckRequest())
+            assert answer.status == SERVING
+        await client.users.CountUsers(pb.CountUsersRequest())
+        answer = await client.health.Check(health_pb2.HealthCheckRequest())
+        assert answer.status == SERVING
+    changes = [line["serving"] for line in lines if "serving" in line]
+    assert changes == [True]

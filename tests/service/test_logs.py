@@ -1,0 +1,79 @@
+"""What a server writes of its own accord, and what it never does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from byline.v1 import users_pb2 as pb
+from sqlalchemy import make_url
+
+from service.passwords import Passwords
+from tests import factories
+from tests.clients import outcome_of, refusal_of
+from tests.processes import calling, serving
+from tests.sessions import connected
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from storage.database import Database
+    from tests.clients import Client
+
+SECRET, WRONG, NEXT, URL_SECRET = "open-sesame-1", "open-barley-2", "open-sesame-3", "open-url-4"
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+async def test_no_log_carries_a_password_a_hash_or_a_token(
+    db: Database, database_url: str, tmp_path: Path, log_format: str
+) -> None:
+    url = make_url(database_url).set(password=URL_SECRET).render_as_string(hide_password=False)
+    outdated = Passwords(time_cost=1, memory_kib=8, parallelism=1, threads=1, queue=0)
+    old_hash = await outdated.hash(SECRET)
+    outdated.close()
+    await factories.add_user(db, username="ada", password_hash=old_hash)
+    flags = ("--log-format", log_format, "--log-level", "debug", "--hash-time-cost", "2")
+    async with (
+        connected(database_url) as connection,
+        serving(tmp_path, "--database-url", url, *flags) as byline,
+        calling(byline) as client,
+    ):
+        # A fault for which PostgreSQL quotes the whole row.
+        await connection.execute("ALTER TABLE users ADD CHECK (username <> 'eve')")
+        token = await use_secrets(client)
+        hashes = [row[0] for row in await connection.fetch("SELECT password_hash FROM users")]
+    written = byline.output + byline.complaint
+
+    for told in ("VerifyPassword", "ChangePassword", "Traceback", "CheckViolation", "INSERT INTO"):
+        assert told in written
+    assert len({*hashes, old_hash}) == 3
+    for secret in (SECRET, WRONG, NEXT, URL_SECRET, "$argon2", old_hash, token, *hashes):
+        assert secret not in written
+
+
+async def use_secrets(client: Client) -> str:
+    """Makes calls with passwords in them, well and badly, and returns a page token."""
+    for password in (SECRET, WRONG):
+        await outcome_of(
+            client.users.VerifyPassword(pb.VerifyPasswordRequest(username="ada", password=password))
+        )
+    made = await factories.create_user(client, username="bob", password=SECRET)
+    for current in (WRONG, SECRET):
+        await outcome_of(
+            client.users.ChangePassword(
+                pb.ChangePasswordRequest(id=made.id, current_password=current, new_password=NEXT)
+            )
+        )
+    request = factories.create_user_request(username="eve", password=SECRET)
+    refusal = await refusal_of(client.users.CreateUser(request))
+    assert refusal.code is grpc.StatusCode.INTERNAL
+    for password in (SECRET * 100, SECRET + "\0", SECRET):
+        await refusal_of(factories.create_user(client, username="BOB", password=password))
+    cut_short = request.SerializeToString() + b"\x0a\x7f"
+    await refusal_of(client.raw("byline.v1.UserService/CreateUser", cut_short))
+
+    first = await client.users.ListUsers(pb.ListUsersRequest(page_size=1))
+    for token in (first.next_page_token, first.next_page_token + "AAAA"):
+        await outcome_of(client.users.ListUsers(pb.ListUsersRequest(page_token=token)))
+    return first.next_page_token

@@ -1,0 +1,716 @@
+"""The engine, its pool, and the two ways in."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import make_url, text
+
+from storage import users
+from storage.database import (
+    Database,
+    PoolConfig,
+    Session,
+    Usage,
+    Wait,
+    usage,
+    without_password,
+)
+from storage.errors import (
+    AlreadyExists,
+    Contention,
+    DatabaseDown,
+    LockTimeout,
+    NotFound,
+    PoolTimeout,
+    StatementTimeout,
+    StorageError,
+)
+from storage.users import Filter, Key, UserRow
+from tests import factories
+from tests.processes import until
+from tests.sessions import BYLINES, connected, locked_user, until_waiting_for_a_lock
+from tests.statements import sent_by
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    Open = Callable[..., Database]
+
+ONE = text("SELECT 1")
+PID = text("SELECT pg_backend_pid()")
+# Waits for their ends, ten seconds each at most.
+END_CONNECTIONS = """
+    SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'byline'
+"""
+FOR_EVER = text("SELECT pg_sleep(3600)")
+
+
+@pytest.fixture
+async def opened(shared_url: str) -> AsyncIterator[Open]:
+    """Opens the emptied database with a pool as the test wants it."""
+    made: list[Database] = []
+    async with connected(shared_url) as admin:
+        await admin.execute("TRUNCATE users CASCADE")
+
+    def open_(**config: Any) -> Database:  # noqa: ANN401 - any field of PoolConfig
+        made.append(Database(shared_url, PoolConfig(**config)))
+        return made[-1]
+
+    yield open_
+    for database in made:
+        await database.close()
+
+
+async def pid_of(session: Session) -> int:
+    pid: int = (await session.execute(PID)).scalar_one()
+    return pid
+
+
+async def end_connections(url: str) -> None:
+    """Ends every connection of Bylines to the database, as a restart of the server does."""
+    async with connected(url) as admin:
+        await admin.execute(END_CONNECTIONS)
+
+
+@asynccontextmanager
+async def without_connections(url: str) -> AsyncIterator[None]:
+    """Ends every connection of Bylines, and lets nobody connect while the block lasts."""
+    async with connected(url) as admin:
+        name = await admin.fetchval("SELECT current_database()")
+        await admin.execute(f"ALTER DATABASE {name} CONNECTION LIMIT 0")
+        try:
+            await admin.execute(END_CONNECTIONS)
+            yield
+        finally:
+            await admin.execute(f"ALTER DATABASE {name} CONNECTION LIMIT -1")
+
+
+async def until_none_is(url: str, state: str) -> None:
+    """Waits until no connection of a Byline is in a state, told by a condition in SQL."""
+    async with connected(url) as admin:
+
+        async def holds() -> bool:
+            return not await admin.fetchval(f"{BYLINES} AND {state}")
+
+        await until(holds)
+
+
+@asynccontextmanager
+async def used() -> AsyncIterator[Usage]:
+    """What the block uses of the database."""
+    token = usage.set(Usage())
+    try:
+        yield usage.get()
+    finally:
+        usage.reset(token)
+
+
+async def count_of(db: Database) -> int:
+    async with db.read() as read:
+        return await users.count(read, Filter())
+
+
+async def rename(db: Database, user: UserRow) -> None:
+    async with db.transaction() as tx:
+        await users.update(tx, user.id, {"full_name": "Ada"})
+
+
+async def end(task: asyncio.Task[Any]) -> None:
+    """Cancels a task and waits for its end, which must be that."""
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+# transaction
+
+
+async def test_a_transaction_takes_effect_when_its_block_ends(db: Database) -> None:
+    async with db.transaction() as tx:
+        await users.create(tx, factories.new_user())
+        await users.create(tx, factories.new_user())
+        assert await count_of(db) == 0
+    assert await count_of(db) == 2
+
+
+@pytest.mark.parametrize("error", [ValueError(), NotFound("user", 1), SystemExit()])
+async def test_a_transaction_whose_block_raises_has_no_effect(
+    db: Database, error: BaseException
+) -> None:
+    async def fail() -> None:
+        async with db.transaction() as tx:
+            await users.create(tx, factories.new_user())
+            raise error
+
+    with pytest.raises(type(error)):
+        await fail()
+    assert await count_of(db) == 0
+
+
+async def test_a_transaction_in_which_a_statement_failed_has_no_effect(db: Database) -> None:
+    taken = await factories.add_user(db)
+    async with db.transaction() as tx:
+        await users.create(tx, factories.new_user())
+        with pytest.raises(AlreadyExists):
+            await users.create(tx, factories.new_user(email=taken.email))
+    assert await count_of(db) == 1
+
+
+async def test_a_transaction_that_is_cancelled_has_no_effect(db: Database, shared_url: str) -> None:
+    async def begin() -> None:
+        async with db.transaction() as tx:
+            await users.create(tx, factories.new_user())
+            begun.set()
+            await tx.execute(FOR_EVER)
+
+    begun = asyncio.Event()
+    task = asyncio.ensure_future(begin())
+    await begun.wait()
+    await end(task)
+    await until_none_is(shared_url, "(state <> 'idle' OR xact_start IS NOT NULL)")
+    assert await count_of(db) == 0
+
+
+async def test_a_transaction_sends_its_statements_and_two_frames(db: Database) -> None:
+    async with sent_by(db) as sent, db.transaction() as tx:
+        await tx.execute(ONE)
+        await tx.execute(ONE)
+    assert [statement.text for statement in sent.statements] == ["SELECT 1"] * 2
+    assert sorted(sent.frames) == ["BEGIN;", "COMMIT;"]
+
+
+async def test_a_transaction_without_statements_sends_nothing(db: Database) -> None:
+    async with sent_by(db) as sent, db.transaction():
+        pass
+    assert (sent.statements, sent.frames) == ([], [])
+
+
+@asynccontextmanager
+async def slow_commits(url: str) -> AsyncIterator[None]:
+    """Holds up commits that add a user: each waits for a lock that the block holds."""
+    async with connected(url) as admin:
+        await admin.execute(
+            "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END';"
+            "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED"
+            " FOR EACH ROW EXECUTE FUNCTION wait()"
+        )
+        await admin.execute("SELECT pg_advisory_lock(1)")
+        try:
+            yield
+        finally:
+            await admin.execute("SELECT pg_advisory_unlock_all()")
+            await admin.execute("DROP FUNCTION wait CASCADE")
+
+
+async def test_a_commit_under_way_is_not_stopped_by_cancellation(
+    db: Database, shared_url: str
+) -> None:
+    async with slow_commits(shared_url):
+        adding = asyncio.ensure_future(factories.add_user(db))
+        await until_waiting_for_a_lock(shared_url)
+        adding.cancel()
+        done, _ = await asyncio.wait([adding], timeout=0.1)
+        assert not done
+    with pytest.raises(asyncio.CancelledError):
+        await adding
+    assert await count_of(db) == 1
+    assert db.engine.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined] # a QueuePool
+
+
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
+async def test_a_commit_that_loses_against_another_is_contention(
+    db: Database, shared_url: str, sqlstate: str
+) -> None:
+    async with connected(shared_url) as admin:
+        await admin.execute(
+            "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS"
+            f" 'BEGIN RAISE EXCEPTION SQLSTATE ''{sqlstate}''; END';"
+            "CREATE CONSTRAINT TRIGGER lost AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED"
+            " FOR EACH ROW EXECUTE FUNCTION lose()"
+        )
+        try:
+            with pytest.raises(Contention):
+                await factories.add_user(db)
+        finally:
+            await admin.execute("DROP FUNCTION lose CASCADE")
+    assert await count_of(db) == 0
+
+
+# read
+
+
+async def test_a_read_is_one_statement_and_nothing_around_it(db: Database) -> None:
+    async with sent_by(db) as sent, db.read() as read:
+        await read.execute(ONE)
+    assert ([statement.text for statement in sent.statements], sent.frames) == (["SELECT 1"], [])
+
+
+async def test_the_statements_of_a_read_each_see_what_is_there_by_then(db: Database) -> None:
+    async with db.read() as read:
+        assert await users.count(read, Filter()) == 0
+        await factories.add_user(db)
+        assert await users.count(read, Filter()) == 1
+
+
+async def test_the_statements_of_a_snapshot_agree(db: Database) -> None:
+    async with db.read(snapshot=True) as read:
+        assert await users.count(read, Filter()) == 0
+        await factories.add_user(db)
+        assert await users.count(read, Filter()) == 0
+    assert await count_of(db) == 1
+
+
+async def test_a_snapshot_changes_nothing(db: Database) -> None:
+    with pytest.raises(StorageError):
+        async with db.read(snapshot=True) as read:
+            await read.execute(text("DELETE FROM users"))
+
+
+async def test_a_connection_comes_back_from_each_way_in_as_it_was(opened: Open) -> None:
+    db = opened(size=1, overflow=0)
+    for _ in range(2):
+        await factories.add_user(db)
+        async with db.read(snapshot=True) as read:
+            await users.count(read, Filter())
+        async with sent_by(db) as sent, db.read() as read:
+            await users.count(read, Filter())
+        assert sent.frames == []
+    assert await count_of(db) == 2
+
+
+# connections that died
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+async def test_a_read_that_finds_its_connection_dead_goes_to_another(
+    opened: Open, shared_url: str, *, snapshot: bool
+) -> None:
+    db = opened(size=1, overflow=0)
+    await factories.add_user(db)
+    await end_connections(shared_url)
+    async with db.read(snapshot=snapshot) as read:
+        assert await users.count(read, Filter()) == 1
+        assert await users.count(read, Filter()) == 1
+
+
+async def test_a_transaction_that_finds_its_connection_dead_goes_to_another(
+    opened: Open, shared_url: str
+) -> None:
+    db = opened(size=1, overflow=0)
+    await factories.add_user(db)
+    await end_connections(shared_url)
+    await factories.add_user(db)
+    assert await count_of(db) == 2
+
+
+async def test_when_the_database_was_restarted_nobody_notices(
+    opened: Open, shared_url: str
+) -> None:
+    db = opened(size=4, overflow=0)
+    async with db.read() as one, db.read() as two, db.read() as three, db.read() as four:
+        pids = {await pid_of(session) for session in (one, two, three, four)}
+    assert len(pids) == 4
+    await end_connections(shared_url)
+    await asyncio.gather(*(factories.add_user(db) for _ in range(4)), *map(count_of, [db] * 4))
+    assert await count_of(db) == 4
+
+
+async def test_a_first_statement_whose_connection_ends_under_way_goes_to_another(
+    db: Database, shared_url: str
+) -> None:
+    user = await factories.add_user(db)
+    async with locked_user(shared_url, user.id):
+        renaming = asyncio.ensure_future(rename(db, user))
+        await until_waiting_for_a_lock(shared_url)
+        async with connected(shared_url) as admin:
+            await admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+    await renaming
+    async with db.read() as read:
+        assert (await users.get(read, Key("id", user.id))).full_name == "Ada"
+
+
+@pytest.mark.parametrize("way", ["transaction", "read", "snapshot"])
+async def test_a_later_statement_on_a_dead_connection_is_not_repeated(
+    opened: Open, shared_url: str, way: str
+) -> None:
+    db = opened(size=1, overflow=0)
+    ways: dict[str, AbstractAsyncContextManager[Session]] = {
+        "transaction": db.transaction(),
+        "read": db.read(),
+        "snapshot": db.read(snapshot=True),
+    }
+
+    async def run() -> None:
+        async with ways[way] as session:
+            await session.execute(ONE)
+            await end_connections(shared_url)
+            await session.execute(ONE)
+
+    with pytest.raises(DatabaseDown):
+        await run()
+    assert await count_of(db) == 0
+
+
+async def test_a_statement_after_one_that_found_the_connection_dead_fails_too(
+    opened: Open, shared_url: str
+) -> None:
+    """A second half of a transaction never takes effect, also if its caller carries on."""
+    db = opened(size=1, overflow=0)
+
+    async def carry_on() -> None:
+        async with db.transaction() as tx:
+            await users.create(tx, factories.new_user())
+            await end_connections(shared_url)
+            for _ in range(3):
+                with pytest.raises(DatabaseDown):
+                    await users.create(tx, factories.new_user())
+
+    with pytest.raises(DatabaseDown):
+        await carry_on()
+    assert await count_of(db) == 0
+
+
+async def test_a_commit_on_a_dead_connection_is_not_taken_for_done(
+    opened: Open, shared_url: str
+) -> None:
+    db = opened(size=1, overflow=0)
+
+    async def lose() -> None:
+        async with db.transaction() as tx:
+            await users.create(tx, factories.new_user())
+            await end_connections(shared_url)
+
+    with pytest.raises(DatabaseDown):
+        await lose()
+    assert await count_of(db) == 0
+
+
+# time and room
+
+
+async def test_who_waits_too_long_for_a_connection_is_told_so(opened: Open) -> None:
+    db = opened(size=1, overflow=1, wait=0.05)
+    async with db.read() as one, db.transaction() as two:
+        await one.execute(ONE)
+        await two.execute(ONE)
+        with pytest.raises(PoolTimeout):
+            await count_of(db)
+        with pytest.raises(PoolTimeout):
+            await factories.add_user(db)
+    assert await count_of(db) == 0
+
+
+async def test_who_waits_for_a_connection_gets_the_next_that_comes_free(opened: Open) -> None:
+    db = opened(size=1, overflow=0)
+    async with used() as mine:
+        async with db.read():
+            waiting = asyncio.ensure_future(count_of(db))
+            await until(lambda: mine.waiting_for is Wait.POOL)
+        assert await waiting == 0
+
+
+async def test_a_lock_that_is_not_granted_in_time_is_told_so(opened: Open, shared_url: str) -> None:
+    db = opened(lock_timeout=0.05)
+    user = await factories.add_user(db)
+    async with locked_user(shared_url, user.id):
+        with pytest.raises(LockTimeout):
+            await rename(db, user)
+
+
+async def test_a_statement_that_takes_too_long_is_stopped(opened: Open) -> None:
+    db = opened(statement_timeout=0.05)
+    with pytest.raises(StatementTimeout):
+        async with db.read() as read:
+            await read.execute(FOR_EVER)
+    assert await count_of(db) == 0
+
+
+async def test_a_transaction_that_idles_longer_than_a_statement_may_take_is_ended(
+    opened: Open, shared_url: str
+) -> None:
+    db = opened(statement_timeout=0.05)
+
+    async def idle() -> None:
+        async with db.transaction() as tx:
+            await users.create(tx, factories.new_user())
+            await until_none_is(shared_url, "xact_start IS NOT NULL")
+
+    with pytest.raises(DatabaseDown):
+        await idle()
+    assert await count_of(db) == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("statement_timeout", "1500ms"),
+        ("lock_timeout", "2500ms"),
+        ("idle_in_transaction_session_timeout", "1500ms"),
+        ("application_name", "byline"),
+        ("timezone", "UTC"),
+        ("jit", "off"),
+    ],
+)
+async def test_every_connection_is_told_the_same(opened: Open, setting: str, value: str) -> None:
+    db = opened(statement_timeout=1.5, lock_timeout=2.5)
+    async with db.read() as read:
+        assert (await read.execute(text(f"SHOW {setting}"))).scalar_one() == value
+
+
+NOWHERE = [
+    pytest.param({"host": "127.0.0.1", "port": 1, "query": {}}, id="nothing listens"),
+    pytest.param({"query": {"host": "/nowhere"}}, id="no socket"),
+    pytest.param({"database": "nowhere"}, id="no such database"),
+    pytest.param({"username": "nobody"}, id="no such role"),
+]
+
+
+@pytest.mark.parametrize("where", NOWHERE)
+async def test_a_database_that_cannot_be_reached_is_down(
+    shared_url: str, where: dict[str, Any]
+) -> None:
+    url = make_url(shared_url).set(**where).render_as_string(hide_password=False)
+    db = Database(url, PoolConfig(connect_timeout=5))
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: count_of(db),
+        lambda: factories.add_user(db),
+        db.ping,
+    ]
+    for call in calls:
+        with pytest.raises(DatabaseDown):
+            await call()
+    await db.close()
+
+
+async def test_a_server_that_does_not_answer_is_down() -> None:
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(swallow, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        db = Database(
+            f"postgresql+asyncpg://byline@127.0.0.1:{port}/byline?ssl=disable",
+            PoolConfig(connect_timeout=0.05),
+        )
+        with pytest.raises(DatabaseDown):
+            await count_of(db)
+        await db.close()
+
+
+async def test_a_server_without_room_for_another_connection_is_down(
+    opened: Open, shared_url: str
+) -> None:
+    db = opened()
+    async with without_connections(shared_url):
+        with pytest.raises(DatabaseDown):
+            await count_of(db)
+    assert await count_of(db) == 0
+
+
+# cancellation
+
+
+async def test_a_cancelled_read_stops_its_statement_at_once(db: Database, shared_url: str) -> None:
+    async def read_for_ever() -> None:
+        async with db.read() as read:
+            begun.set()
+            await read.execute(FOR_EVER)
+
+    begun = asyncio.Event()
+    task = asyncio.ensure_future(read_for_ever())
+    await begun.wait()
+    async with connected(shared_url) as admin:
+
+        async def sleeps() -> bool:
+            return bool(await admin.fetchval(f"{BYLINES} AND wait_event = 'PgSleep'"))
+
+        await until(sleeps)
+    await end(task)
+    await until_none_is(shared_url, "state <> 'idle'")
+    assert await count_of(db) == 0
+
+
+async def test_a_caller_who_stops_waiting_for_a_connection_takes_none_along(
+    opened: Open,
+) -> None:
+    db = opened(size=1, overflow=0)
+    async with used() as mine, db.read():
+        waiting = [asyncio.ensure_future(count_of(db)) for _ in range(5)]
+        await until(lambda: mine.waiting_for is Wait.POOL)
+        for task in waiting:
+            await end(task)
+    assert await count_of(db) == 0
+    assert db.engine.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined] # a QueuePool
+
+
+async def test_whenever_callers_are_cancelled_nothing_is_left_open(
+    opened: Open, shared_url: str
+) -> None:
+    """Each is cancelled one step of the event loop later than the one before."""
+    db = opened(size=4, overflow=2)
+    user = await factories.add_user(db)
+
+    async def write() -> None:
+        async with db.transaction() as tx:
+            await users.update(tx, user.id, {"full_name": "Ada"})
+            await users.get(tx, Key("id", user.id))
+
+    async def read(*, snapshot: bool) -> None:
+        async with db.read(snapshot=snapshot) as session:
+            await users.get(session, Key("id", user.id))
+            await users.get(session, Key("id", user.id))
+
+    for steps in range(40):
+        tasks = [
+            asyncio.ensure_future(call)
+            for call in (write(), read(snapshot=False), read(snapshot=True), write())
+        ]
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} <= {asyncio.CancelledError, type(None)}
+    assert db.engine.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined] # a QueuePool
+    await until_none_is(shared_url, "(state <> 'idle' OR xact_start IS NOT NULL)")
+    assert await count_of(db) == 1
+
+
+# close and ping
+
+
+async def test_closing_leaves_no_connection(opened: Open, shared_url: str) -> None:
+    db = opened(size=3)
+    async with db.read() as one, db.read() as two:
+        await one.execute(ONE)
+        await two.execute(ONE)
+    await db.ping()
+    await db.close()
+    await until_none_is(shared_url, "pid <> pg_backend_pid()")
+
+
+async def test_a_connection_on_loan_when_the_pool_closes_goes_on_and_closes_when_it_is_back(
+    opened: Open, shared_url: str
+) -> None:
+    db = opened()
+    async with db.transaction() as tx:
+        await users.create(tx, factories.new_user())
+        await db.close()
+        await users.create(tx, factories.new_user())
+    await until_none_is(shared_url, "xact_start IS NOT NULL")
+    assert await count_of(db) == 2
+    await db.close()
+    await until_none_is(shared_url, "true")
+
+
+async def test_a_ping_waits_for_no_other_work(opened: Open) -> None:
+    db = opened(size=1, overflow=0, wait=0.05)
+    async with db.transaction() as tx:
+        await tx.execute(ONE)
+        await db.ping()
+        await db.ping()
+
+
+async def test_a_ping_tells_whether_the_database_is_there_by_then(
+    opened: Open, shared_url: str
+) -> None:
+    db = opened()
+    await db.ping()
+    await end_connections(shared_url)
+    await db.ping()
+    async with without_connections(shared_url):
+        with pytest.raises(DatabaseDown):
+            await db.ping()
+    await db.ping()
+
+
+# usage
+
+
+async def test_usage_counts_the_statements_and_the_time_of_its_caller(db: Database) -> None:
+    await factories.add_user(db)
+    async with used() as mine:
+        assert mine == Usage(Wait.NOTHING, 0, 0, 0)
+        async with db.transaction() as tx:
+            await tx.execute(ONE)
+        async with db.read() as read:
+            await read.execute(ONE)
+            await asyncio.gather(factories.add_user(db))
+    await count_of(db)
+    assert (mine.statements, mine.waiting_for) == (3, Wait.NOTHING)
+    assert mine.pool > 0
+    assert mine.database > 0
+
+
+async def test_usage_says_what_its_caller_waits_for(opened: Open, shared_url: str) -> None:
+    db = opened(size=1, overflow=0)
+    user = await factories.add_user(db)
+
+    async def change() -> None:
+        async with db.transaction() as tx:
+            await users.update(tx, user.id, {"full_name": "Ada"})
+            changed.set()
+            await leave.wait()
+
+    changed, leave = asyncio.Event(), asyncio.Event()
+    async with used() as mine:
+        async with locked_user(shared_url, user.id):
+            async with db.read():
+                changing = asyncio.ensure_future(change())
+                await until(lambda: mine.waiting_for is Wait.POOL)
+            await until_waiting_for_a_lock(shared_url)
+            waited_for = mine.waiting_for
+        assert waited_for is Wait.STATEMENT
+        await changed.wait()
+        waited_for = mine.waiting_for
+        assert waited_for is Wait.NOTHING
+        leave.set()
+        await changing
+    assert mine.statements == 1
+
+
+async def test_who_gave_up_waits_for_nothing(opened: Open) -> None:
+    db = opened(size=1, overflow=0, wait=0.05, statement_timeout=0.05)
+    async with used() as mine:
+        async with db.read() as read:
+            with pytest.raises(PoolTimeout):
+                await count_of(db)
+            assert mine.waiting_for is Wait.NOTHING
+            with pytest.raises(StatementTimeout):
+                await read.execute(FOR_EVER)
+        assert mine.waiting_for is Wait.NOTHING
+
+
+async def test_usage_keeps_what_a_cancelled_caller_waited_for(
+    opened: Open, shared_url: str
+) -> None:
+    db = opened(size=1, overflow=0)
+    user = await factories.add_user(db)
+    async with locked_user(shared_url, user.id), used() as mine:
+        renaming = asyncio.ensure_future(rename(db, user))
+        await until_waiting_for_a_lock(shared_url)
+        await end(renaming)
+    assert mine.waiting_for is Wait.STATEMENT
+    async with used() as mine, db.read():
+        counting = asyncio.ensure_future(count_of(db))
+        await until(lambda: mine.waiting_for is Wait.POOL)
+        await end(counting)
+    assert mine.waiting_for is Wait.POOL
+
+
+def test_a_url_is_shown_without_its_password() -> None:
+    shown = without_password(
+        "postgresql+asyncpg://ada:s3cret@db.example.com:5433/byline?ssl=require"
+    )
+    assert shown == "postgresql+asyncpg://ada:***@db.example.com:5433/byline?ssl=require"
