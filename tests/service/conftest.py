@@ -7,13 +7,45 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
+from tests.sessions import connected
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from types import ModuleType
 
     from structlog.typing import EventDict
 
+    from tests.clients import Client
+    from tests.conftest import Serve
+
     LogOf = Callable[[ModuleType], list[EventDict]]
+
+
+EMPTY = """
+    DELETE FROM users; DELETE FROM tags;
+    ALTER SEQUENCE users_id_seq RESTART;
+    ALTER SEQUENCE posts_id_seq RESTART;
+    ALTER SEQUENCE tags_id_seq RESTART
+"""
+
+
+# A database and a server of its own cost a test more than most of them take. A file whose tests are
+# many takes these for its `database_url` and its `client`.
+
+
+@pytest.fixture
+async def emptied_url(shared_url: str) -> str:
+    """The URL of a database with nothing in it: one for the tests of a file, emptied for each."""
+    async with connected(shared_url) as connection:
+        await connection.execute(EMPTY)
+    return shared_url
+
+
+@pytest.fixture(scope="module")
+async def shared_client(serve: Serve, shared_url: str) -> AsyncIterator[Client]:
+    """A client of a server that all tests of a file share."""
+    async with serve(shared_url) as connected_client:
+        yield connected_client
 
 
 @pytest.fixture
