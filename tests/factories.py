@@ -6,12 +6,15 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from byline.v1 import posts_pb2, resources_pb2, tags_pb2, users_pb2
+from sqlalchemy import text
 
-from storage import profiles, users
+from storage import posts, profiles, tags, users
 
 if TYPE_CHECKING:
     from storage.database import Database
+    from storage.posts import PostRow
     from storage.profiles import ProfileRow
+    from storage.tags import TagRow
     from storage.users import UserRow
     from tests.clients import Client
 
@@ -49,6 +52,46 @@ async def add_profile(
     """Adds a profile by storage."""
     async with db.transaction() as tx:
         return await profiles.create(tx, user_id, bio, avatar_url)
+
+
+def new_post(author_id: int, **given: Any) -> posts.NewPost:  # noqa: ANN401 - any field of NewPost
+    """A post to add by storage."""
+    values = {"title": f"Post {next(_numbers)}", "content": "Once upon a time."}
+    return posts.NewPost(author_id, **values | given)
+
+
+async def add_post(db: Database, **given: Any) -> PostRow:  # noqa: ANN401 - any field of NewPost
+    """Adds a post by storage, and an author of its own where none is given."""
+    if "author_id" not in given:
+        given["author_id"] = (await add_user(db)).id
+    async with db.transaction() as tx:
+        return await posts.create(tx, new_post(**given))
+
+
+async def add_posts(db: Database, author_id: int, count: int) -> list[PostRow]:
+    """Adds posts of one author by storage, all at the same moment."""
+    async with db.transaction() as tx:
+        return [await posts.create(tx, new_post(author_id)) for _ in range(count)]
+
+
+async def add_many_posts(db: Database, author_id: int, count: int) -> list[int]:
+    """Adds any number of posts of one author by one statement, and returns their ids."""
+    async with db.transaction() as tx:
+        result = await tx.execute(
+            text(
+                "INSERT INTO posts (author_id, title, title_key, content, published)"
+                " SELECT :author_id, 'Post ' || n, 'post ' || n, '', false"
+                " FROM generate_series(1, :count) AS n RETURNING id"
+            ),
+            {"author_id": author_id, "count": count},
+        )
+        return sorted(result.scalars())
+
+
+async def add_tags(db: Database, *names: str) -> list[TagRow]:
+    """Adds tags by storage."""
+    async with db.transaction() as tx:
+        return await tags.create(tx, names)
 
 
 def create_user_request(**given: Any) -> users_pb2.CreateUserRequest:  # noqa: ANN401 - any field

@@ -58,13 +58,14 @@ async def locked_user(url: str, user_id: int) -> AsyncIterator[None]:
         yield
 
 
-async def until_waiting_for_a_lock(url: str) -> None:
-    """Waits until a Byline waits for a lock that somebody else holds."""
+async def until_waiting_for_a_lock(url: str, *, callers: int = 1) -> None:
+    """Waits until so many callers of Bylines wait for locks that somebody else holds."""
     async with connected(url) as connection:
         waiting = f"{BYLINES} AND wait_event_type = 'Lock'"
 
         async def holds() -> bool:
-            return bool(await connection.fetchval(waiting))
+            found: int = await connection.fetchval(waiting)
+            return found >= callers
 
         await until(holds)
 

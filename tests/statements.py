@@ -7,15 +7,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     import asyncpg
+    from sqlalchemy import CursorResult
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
     from storage.database import Database
+
+
+async def run(db: Database, statement: str, **values: object) -> CursorResult[Any]:
+    """Runs a statement that is not Byline's own, in a transaction of its own."""
+    async with db.transaction() as tx:
+        return await tx.execute(text(statement), values)
 
 
 class Statement(NamedTuple):
