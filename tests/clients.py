@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
+from byline.v1 import resources_pb2
 from byline.v1.posts_pb2_grpc import PostServiceStub
 from byline.v1.profiles_pb2_grpc import ProfileServiceStub
 from byline.v1.tags_pb2_grpc import TagServiceStub
@@ -91,6 +92,15 @@ def missing(resource: str, name: object) -> What:
 def stale(resource: str, name: object) -> What:
     """What is told of a resource that has changed since its etag was read."""
     return grpc.StatusCode.ABORTED, "byline/ETAG_MISMATCH", (resource, str(name))
+
+
+def summary_of(post: resources_pb2.Post) -> resources_pb2.Post:
+    """Returns what the SUMMARY view shows of a post."""
+    shown = resources_pb2.Post()
+    shown.CopyFrom(post)
+    for name in ("content", "author", "tags"):
+        shown.ClearField(name)
+    return shown
 
 
 async def outcome_of(call: Awaitable[Answer]) -> Answer | Refusal:

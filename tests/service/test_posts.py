@@ -13,7 +13,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests import factories
-from tests.clients import Refusal, missing, outcome_of, refusal_of, stale
+from tests.clients import Refusal, missing, outcome_of, refusal_of, stale, summary_of
 from tests.sessions import connected, until_waiting_for_a_lock
 
 if TYPE_CHECKING:
@@ -161,8 +161,8 @@ async def test_a_view_says_how_much_is_loaded(
     made = await factories.create_post(client, tags=["Maths", "Notes"], published=True)
     other = await factories.create_post(client, author_id=made.author_id)
     assert made.author.id == made.author_id
-    several = [made, other] if several_are_full else [summary(made), summary(other)]
-    assert await get(client, made.id, view) == (made if one_is_full else summary(made))
+    several = [made, other] if several_are_full else [summary_of(made), summary_of(other)]
+    assert await get(client, made.id, view) == (made if one_is_full else summary_of(made))
     ids = [made.id, other.id]
     batch = await client.posts.BatchGetPosts(pb.BatchGetPostsRequest(ids=ids, view=view))
     page = await client.posts.ListPosts(pb.ListPostsRequest(view=view))
@@ -255,7 +255,7 @@ async def test_the_size_and_the_view_may_change_from_page_to_page(client: Client
     rest = await client.posts.ListPosts(
         pb.ListPostsRequest(page_size=5, view=pb.POST_VIEW_FULL, page_token=first.next_page_token)
     )
-    assert [*first.posts, *rest.posts] == [summary(posts[0]), *posts[1:]]
+    assert [*first.posts, *rest.posts] == [summary_of(posts[0]), *posts[1:]]
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ async def test_a_page_goes_on_after_a_post_that_is_gone(client: Client) -> None:
     rest = await client.posts.ListPosts(
         pb.ListPostsRequest(page_size=1000, page_token=first.next_page_token)
     )
-    assert list(rest.posts) == [summary(post) for post in posts[1:]]
+    assert list(rest.posts) == [summary_of(post) for post in posts[1:]]
 
 
 async def test_no_posts_are_an_empty_page(client: Client) -> None:
@@ -553,7 +553,7 @@ async def test_a_deleted_post_is_gone_and_its_tags_stay(client: Client, *, with_
     assert await client.posts.DeletePost(request) == pb.DeletePostResponse()
     for call in (get(client, made.id), client.posts.DeletePost(request)):
         assert (await refusal_of(call)).what == missing("post", made.id)
-    assert await list_pages(client) == [[summary(other)]]
+    assert await list_pages(client) == [[summary_of(other)]]
     listed = (await client.tags.ListTags(tags_pb2.ListTagsRequest())).tags
     assert [(tag.name, tag.post_count) for tag in listed] == [("Maths", 1), ("Notes", 1)]
 
@@ -652,12 +652,3 @@ def names(post: resources_pb2.Post) -> list[str]:
     """The names of a post's tags, which carry no counts."""
     assert not any(tag.HasField("post_count") for tag in post.tags)
     return [tag.name for tag in post.tags]
-
-
-def summary(post: resources_pb2.Post) -> resources_pb2.Post:
-    """What the SUMMARY view shows of a post."""
-    shown = resources_pb2.Post()
-    shown.CopyFrom(post)
-    for field in ("content", "author", "tags"):
-        shown.ClearField(field)
-    return shown

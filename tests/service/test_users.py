@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from byline.v1 import profiles_pb2, resources_pb2
+from byline.v1 import posts_pb2, profiles_pb2, resources_pb2, tags_pb2
 from byline.v1 import users_pb2 as pb
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests import factories
-from tests.clients import Refusal, missing, outcome_of, refusal_of, stale, taken
+from tests.clients import Refusal, missing, outcome_of, refusal_of, stale, summary_of, taken
 from tests.factories import PASSWORD
 from tests.processes import until
 from tests.sessions import BYLINES, connected, locked_user
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     from tests.clients import Client, What
     from tests.conftest import Serve
@@ -174,25 +174,74 @@ async def test_of_fifty_callers_who_race_for_a_name_one_gets_it(
 
 
 @pytest.mark.parametrize(
-    ("view", "loaded"),
-    [(pb.USER_VIEW_UNSPECIFIED, False), (pb.USER_VIEW_BASIC, False), (pb.USER_VIEW_PROFILE, True)],
+    ("view", "profile", "posts"),
+    [
+        (pb.USER_VIEW_UNSPECIFIED, False, False),
+        (pb.USER_VIEW_BASIC, False, False),
+        (pb.USER_VIEW_PROFILE, True, False),
+        (pb.USER_VIEW_FULL, True, True),
+    ],
 )
-async def test_a_view_says_whether_the_profile_is_loaded(
-    client: Client, view: pb.UserView.ValueType, *, loaded: bool
+async def test_a_view_says_how_much_is_loaded(
+    client: Client, view: pb.UserView.ValueType, *, profile: bool, posts: bool
 ) -> None:
-    made = await factories.create_user(client, profile=pb.NewProfile(bio="Counts."))
-    without = await factories.create_user(client)
-    expected = resources_pb2.User()
-    expected.CopyFrom(made)
-    if not loaded:
-        expected.ClearField("profile")
-    assert await get(client, made.id, view=view) == expected
-    assert await get(client, without.id, view=view) == without
+    ada = await factories.create_user(client, profile=pb.NewProfile(bio="Counts."))
+    bob = await factories.create_user(client)
+    post = await factories.create_post(client, author_id=ada.id, published=True, tags=["Maths"])
+    if not profile:
+        ada.ClearField("profile")
+    if posts:
+        ada.post_count, bob.post_count = 1, 0
+        ada.newest_posts.append(summary_of(post))
+    assert await get(client, ada.id, view=view) == ada
+    assert await get(client, bob.id, view=view) == bob
+    ids = [bob.id, ada.id, bob.id]
+    batch = await client.users.BatchGetUsers(pb.BatchGetUsersRequest(ids=ids, view=view))
+    assert list(batch.users) == [bob, ada, bob]
+    everybody = await client.users.ListUsers(pb.ListUsersRequest(view=view))
+    assert list(everybody.users) == [ada, bob]
+    authors = await client.users.ListAuthors(pb.ListAuthorsRequest(view=view))
+    assert list(authors.users) == [ada]
+
+
+async def test_the_full_view_counts_all_posts_and_shows_the_20_newest(
+    client: Client, database_url: str
+) -> None:
+    ada, bob = [await factories.create_user(client) for _ in range(2)]
+    made = [
+        await factories.create_post(client, author_id=(ada, bob)[number % 2].id)
+        for number in range(46)
+    ]
+    # An old post may have been added last, and posts may be of the same moment.
+    async with connected(database_url) as connection:
+        for post, moment in ((made[44], "2020-01-01Z"), (made[42], "2999-01-01Z")):
+            await connection.execute(
+                f"UPDATE posts SET created_at = '{moment}' WHERE id = $1",  # noqa: S608 - ours
+                post.id,
+            )
+        await connection.execute(
+            "UPDATE posts SET created_at = '2998-01-01Z' WHERE id = any($1)",
+            [made[number].id for number in (4, 6, 8)],
+        )
+    adas = [made[number] for number in (42, 8, 6, 4, *range(40, 9, -2))]
+    bobs = made[45::-2][:20]
+    for user, newest in ((ada, adas), (bob, bobs)):
+        full = await get(client, user.id, view=pb.USER_VIEW_FULL)
+        assert full.post_count == 23
+        assert [post.id for post in full.newest_posts] == [post.id for post in newest]
+        assert len(full.newest_posts) == 20
     batch = await client.users.BatchGetUsers(
-        pb.BatchGetUsersRequest(ids=[made.id, without.id], view=view)
+        pb.BatchGetUsersRequest(ids=[bob.id, ada.id], view=pb.USER_VIEW_FULL)
     )
-    page = await client.users.ListUsers(pb.ListUsersRequest(view=view))
-    assert list(batch.users) == list(page.users) == [expected, without]
+    assert [[post.id for post in user.newest_posts] for user in batch.users] == [
+        [post.id for post in newest] for newest in (bobs, adas)
+    ]
+
+
+async def test_what_a_user_writes_is_no_change_of_the_user(client: Client) -> None:
+    made = await factories.create_user(client)
+    await factories.create_post(client, author_id=made.id, published=True)
+    assert await get(client, made.id) == made
 
 
 @pytest.mark.parametrize("key", [{"id": 7}, {"email": "ada@example.com"}, {"username": "Ada"}])
@@ -469,6 +518,26 @@ async def test_nobody_can_be_neither_changed_nor_removed(client: Client, etag: s
 # DeleteUser, DeactivateUsers, PurgeInactiveUsers
 
 
+async def test_the_posts_of_a_deleted_user_go_too_and_the_tags_stay(client: Client) -> None:
+    ada, bob = [await factories.create_user(client) for _ in range(2)]
+    gone = [
+        await factories.create_post(client, author_id=ada.id, tags=["Maths", "Notes"])
+        for _ in range(3)
+    ]
+    left = await factories.create_post(client, author_id=bob.id, tags=["Maths"])
+    await client.users.DeleteUser(pb.DeleteUserRequest(id=ada.id))
+    ids = [*(post.id for post in gone), left.id]
+    posts = await client.posts.BatchGetPosts(posts_pb2.BatchGetPostsRequest(ids=ids))
+    assert list(posts.posts) == [summary_of(left)]
+    assert list(posts.missing_ids) == ids[:3]
+    tags = (await client.tags.ListTags(tags_pb2.ListTagsRequest())).tags
+    assert [(tag.name, tag.post_count) for tag in tags] == [("Maths", 1), ("Notes", 0)]
+    assert await post_counts(client) == [[(bob.id, bob.username, 1)]]
+    statistics = pb.GetUserStatisticsRequest(user_id=ada.id)
+    refusal = await refusal_of(client.users.GetUserStatistics(statistics))
+    assert refusal.what == missing("user", ada.id)
+
+
 @pytest.mark.parametrize("with_etag", [False, True])
 async def test_a_deleted_user_is_gone_and_their_profile_too(
     client: Client, database_url: str, *, with_etag: bool
@@ -630,6 +699,173 @@ async def test_of_two_who_change_a_password_at_once_one_does(
         await refusal_of(verify(client, username="ada", password=loser))
 
 
+# GetUserStatistics
+
+
+async def test_statistics_say_what_a_users_posts_amount_to(client: Client) -> None:
+    ada, bob = [await factories.create_user(client) for _ in range(2)]
+    assert await statistics(client, ada) == pb.GetUserStatisticsResponse()
+    first, published, last = [
+        await factories.create_post(client, author_id=ada.id, published=number == 1)
+        for number in range(3)
+    ]
+    await factories.create_post(client, author_id=bob.id, published=True)
+    told = pb.GetUserStatisticsResponse(
+        post_count=3,
+        published_post_count=1,
+        first_post_at=first.created_at,
+        last_post_at=last.created_at,
+    )
+    assert await statistics(client, ada) == told
+
+    await client.posts.DeletePost(posts_pb2.DeletePostRequest(id=first.id))
+    await client.posts.UpdatePost(
+        posts_pb2.UpdatePostRequest(post=resources_pb2.Post(id=last.id, published=True))
+    )
+    told.post_count, told.published_post_count = 2, 2
+    told.first_post_at.CopyFrom(published.created_at)
+    assert await statistics(client, ada) == told
+
+
+async def test_nobody_has_no_statistics(client: Client) -> None:
+    nobody = resources_pb2.User(id=7)
+    assert (await refusal_of(statistics(client, nobody))).what == missing("user", 7)
+
+
+# ListUserPostCounts
+
+
+@pytest.mark.parametrize(
+    ("order_by", "expected"),
+    [
+        ("", "Dora:1 ada:0 Bob:2 Cyd:0 eve:1"),
+        ("id", "Dora:1 ada:0 Bob:2 Cyd:0 eve:1"),
+        ("id desc", "eve:1 Cyd:0 Bob:2 ada:0 Dora:1"),
+        ("post_count", "ada:0 Cyd:0 Dora:1 eve:1 Bob:2"),
+        ("post_count desc", "Bob:2 eve:1 Dora:1 Cyd:0 ada:0"),
+    ],
+)
+@pytest.mark.parametrize("page_size", [1, 2, 5])
+async def test_post_counts_show_everyone_once_and_in_order(
+    client: Client, order_by: str, expected: str, page_size: int
+) -> None:
+    for name, posts in (("Dora", 1), ("ada", 0), ("Bob", 2), ("Cyd", 0), ("eve", 1)):
+        made = await factories.create_user(client, username=name)
+        for _ in range(posts):
+            await factories.create_post(client, author_id=made.id)
+    pages = await post_counts(client, order_by=order_by, page_size=page_size)
+    assert [f"{name}:{posts}" for page in pages for _, name, posts in page] == expected.split()
+    assert {len(page) for page in pages[:-1]} <= {page_size}
+    assert pages[-1]
+
+
+async def test_post_counts_follow_what_is_written_renamed_and_deleted(client: Client) -> None:
+    ada, bob = [await factories.create_user(client) for _ in range(2)]
+    posts = [await factories.create_post(client, author_id=ada.id) for _ in range(2)]
+    await client.posts.DeletePost(posts_pb2.DeletePostRequest(id=posts[0].id))
+    await update(client, ada, "username", username="countess")
+    expected = [[(ada.id, "countess", 1), (bob.id, bob.username, 0)]]
+    assert await post_counts(client) == expected
+    assert (await get(client, ada.id, view=pb.USER_VIEW_FULL)).post_count == 1
+
+
+async def test_nobody_is_an_empty_page_of_counts(client: Client) -> None:
+    assert await post_counts(client) == [[]]
+
+
+# ListAuthors
+
+
+async def test_authors_are_those_who_have_published_each_once_and_by_id(client: Client) -> None:
+    users = [await factories.create_user(client) for _ in range(6)]
+    published: dict[int, resources_pb2.Post] = {}
+    for number, is_published in (
+        (4, True),
+        (0, True),
+        (1, False),
+        (2, True),
+        (2, True),
+        (0, False),
+    ):
+        post = await factories.create_post(
+            client, author_id=users[number].id, published=is_published
+        )
+        if is_published:
+            published[number] = post
+    for page_size in (1, 2, 3, 4):
+        pages = await author_pages(client, page_size=page_size)
+        assert [user for page in pages for user in page] == [users[0], users[2], users[4]]
+        assert {len(page) for page in pages[:-1]} <= {page_size}
+        assert pages[-1]
+
+    hidden = resources_pb2.Post(id=published[0].id)
+    mask = FieldMask(paths=["published"])
+    await client.posts.UpdatePost(posts_pb2.UpdatePostRequest(post=hidden, update_mask=mask))
+    await client.posts.DeletePost(posts_pb2.DeletePostRequest(id=published[2].id))
+    assert await author_pages(client) == [[users[2], users[4]]]
+
+
+async def test_an_author_who_is_inactive_is_an_author_still(client: Client) -> None:
+    post = await factories.create_post(client, published=True)
+    inactive = await update(client, post.author, "is_active", is_active=False)
+    assert await author_pages(client) == [[inactive]]
+
+
+async def test_a_page_token_of_another_list_is_refused(client: Client) -> None:
+    for _ in range(2):
+        await factories.create_post(client, published=True)
+    users = await client.users.ListUsers(pb.ListUsersRequest(page_size=1))
+    counts = await client.users.ListUserPostCounts(
+        pb.ListUserPostCountsRequest(page_size=1, order_by="post_count")
+    )
+    authors = await client.users.ListAuthors(pb.ListAuthorsRequest(page_size=1))
+    calls: list[Awaitable[object]] = [
+        *(
+            client.users.ListAuthors(pb.ListAuthorsRequest(page_token=each.next_page_token))
+            for each in (users, counts)
+        ),
+        client.users.ListUsers(pb.ListUsersRequest(page_token=authors.next_page_token)),
+        *(
+            client.users.ListUserPostCounts(
+                pb.ListUserPostCountsRequest(page_token=token, order_by=order_by)
+            )
+            for token, order_by in (
+                (authors.next_page_token, ""),
+                (users.next_page_token, "id"),
+                (counts.next_page_token, ""),
+                (counts.next_page_token, "post_count desc"),
+            )
+        ),
+    ]
+    for call in calls:
+        refusal = await refusal_of(call)
+        assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert refusal.fields == ("page_token",)
+
+
+@pytest.mark.parametrize(
+    ("page_size", "rows"), [(0, 50), (1, 1), (1000, 1000), (1001, 1000), (10**9, 1000)]
+)
+async def test_a_page_of_authors_or_counts_has_50_unless_asked_and_1000_at_most(
+    client: Client, database_url: str, page_size: int, rows: int
+) -> None:
+    async with connected(database_url) as connection:
+        await connection.execute(
+            "INSERT INTO users (email, email_key, username, username_key, password_hash) "
+            "SELECT n, n, n, n, '' FROM generate_series(1, 1001) AS numbers (n)"
+        )
+        await connection.execute(
+            "INSERT INTO posts (author_id, title, title_key, content, published) "
+            "SELECT id, '', '', '', true FROM users"
+        )
+    authors = await client.users.ListAuthors(pb.ListAuthorsRequest(page_size=page_size))
+    counts = await client.users.ListUserPostCounts(
+        pb.ListUserPostCountsRequest(page_size=page_size)
+    )
+    assert (len(authors.users), len(counts.counts)) == (rows, rows)
+    assert all((authors.next_page_token, counts.next_page_token))
+
+
 async def get(
     client: Client, user_id: int, view: pb.UserView.ValueType = pb.USER_VIEW_BASIC
 ) -> resources_pb2.User:
@@ -647,6 +883,34 @@ async def list_pages(client: Client, **asked: Any) -> list[list[resources_pb2.Us
     pages = []
     while True:
         answer = await client.users.ListUsers(request)
+        pages.append(list(answer.users))
+        request.page_token = answer.next_page_token
+        if not request.page_token:
+            return pages
+
+
+async def statistics(client: Client, user: resources_pb2.User) -> pb.GetUserStatisticsResponse:
+    return await client.users.GetUserStatistics(pb.GetUserStatisticsRequest(user_id=user.id))
+
+
+async def post_counts(client: Client, **asked: Any) -> list[list[tuple[int, str, int]]]:  # noqa: ANN401 - any field of ListUserPostCountsRequest
+    """Follows the list of how many posts everyone has to its end."""
+    request = pb.ListUserPostCountsRequest(**asked)
+    pages = []
+    while True:
+        answer = await client.users.ListUserPostCounts(request)
+        pages.append([(each.user_id, each.username, each.post_count) for each in answer.counts])
+        request.page_token = answer.next_page_token
+        if not request.page_token:
+            return pages
+
+
+async def author_pages(client: Client, page_size: int = 0) -> list[list[resources_pb2.User]]:
+    """Follows the list of authors to its end."""
+    request = pb.ListAuthorsRequest(page_size=page_size)
+    pages = []
+    while True:
+        answer = await client.users.ListAuthors(request)
         pages.append(list(answer.users))
         request.page_token = answer.next_page_token
         if not request.page_token:
