@@ -21,6 +21,8 @@ from sqlalchemy.exc import SQLAlchemyError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Any fixed number: every migrator of every Byline takes the same advisory lock.
+MIGRATION_LOCK = 0x42594C494E45
 # Seconds that a step waits for a table. Those who use the table wait behind the step meanwhile.
 LOCK_TIMEOUT = 5.0
 

@@ -11,13 +11,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from migrations import MIGRATION_LOCK
 from storage.models import Base
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
-
-# Any fixed number: every migrator of every Byline takes the same lock.
-MIGRATION_LOCK = 0x42594C494E45
 
 
 def lock_timeout() -> str:

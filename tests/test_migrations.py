@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 import migrations
-from migrations import MigrationError, State
+from migrations import MIGRATION_LOCK, MigrationError, State
 from storage.database import Database
 from tests import factories
+from tests.processes import until
 from tests.sessions import connected, execute, fetch
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ run = asyncio.to_thread
 TABLES = """
     SELECT coalesce(string_agg(tablename, ' ' ORDER BY tablename), '')
     FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+"""
+
+WAITING = """
+    SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
+    WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted
 """
 
 
@@ -89,14 +95,23 @@ async def test_the_sql_that_is_printed_makes_the_same_schema(empty_url: str) -> 
     await run(migrations.check, empty_url)
 
 
-async def test_migrators_at_once_wait_for_each_other(empty_url: str) -> None:
-    migrators = [
-        await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "service.cli", "migrate", "up", "--database-url", empty_url)
-        )
-        for _ in range(3)
-    ]
-    assert [await migrator.wait() for migrator in migrators] == [0, 0, 0]
+async def test_a_migrator_waits_for_the_one_before_it(empty_url: str) -> None:
+    async with connected(empty_url) as other:
+        await other.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)
+        migrators = [
+            await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "service.cli", "migrate", "up", "--database-url", empty_url)
+            )
+            for _ in range(2)
+        ]
+
+        async def both_wait() -> bool:
+            return await other.fetchval(WAITING) == len(migrators)
+
+        await until(both_wait)
+        assert await tables(empty_url) == ""
+        await other.execute("SELECT pg_advisory_unlock($1)", MIGRATION_LOCK)
+        assert [await migrator.wait() for migrator in migrators] == [0, 0]
     await run(migrations.check, empty_url)
 
 
