@@ -106,7 +106,8 @@ async def test_a_migrator_waits_for_the_one_before_it(empty_url: str) -> None:
         ]
 
         async def both_wait() -> bool:
-            return await other.fetchval(WAITING) == len(migrators)
+            waiting: int = await other.fetchval(WAITING)
+            return waiting == len(migrators)
 
         await until(both_wait)
         assert await tables(empty_url) == ""
