@@ -21,6 +21,11 @@ from sqlalchemy.exc import SQLAlchemyError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Any fixed number: every migrator of every Byline takes the same advisory lock.
+MIGRATION_LOCK = 0x42594C494E45
+# Seconds that a step waits for a table. Those who use the table wait behind the step meanwhile.
+LOCK_TIMEOUT = 5.0
+
 
 class MigrationError(Exception):
     """The schema could not be looked at or changed; the message says why."""
@@ -101,6 +106,7 @@ def _config(url: str, output: io.StringIO | None = None) -> Config:
     config = Config(output_buffer=output, stdout=output or io.StringIO())
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["url"] = url
+    config.attributes["lock_timeout"] = LOCK_TIMEOUT
     return config
 
 

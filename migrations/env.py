@@ -11,14 +11,16 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from migrations import MIGRATION_LOCK
 from storage.models import Base
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-# Any fixed number: every migrator of every Byline takes the same lock.
-MIGRATION_LOCK = 0x42594C494E45
-LOCK_TIMEOUT = "5s"
+
+def lock_timeout() -> str:
+    """Says how long a step waits for a table before it gives up and leaves it as it was."""
+    return f"SET lock_timeout = '{context.config.attributes['lock_timeout']}s'"
 
 
 def run_offline() -> None:
@@ -30,7 +32,7 @@ def run_offline() -> None:
         transaction_per_migration=True,
     )
     with context.begin_transaction():
-        context.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+        context.execute(lock_timeout())
         context.run_migrations()
 
 
@@ -43,7 +45,7 @@ def run_online(connection: Connection) -> None:
         return
     # Taken before lock_timeout is set: the other migrator may be at work for long.
     connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
-    connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
+    connection.execute(text(lock_timeout()))
     connection.commit()
     context.configure(
         connection=connection,

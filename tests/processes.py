@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 # How long anything may take on a busy machine before the test has failed.
-PATIENCE = 60.0
+PATIENCE = 120.0
 POLL = 0.02
 # Nothing is slower than a test needs it to be. A flag that is given again counts.
 QUICK = (

@@ -14,7 +14,7 @@ from sqlalchemy import make_url
 from service import health
 from service.server import SERVICES
 from tests.clients import refusal_of
-from tests.processes import until
+from tests.processes import PATIENCE, until
 from tests.sessions import connected
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ class Watching:
 
     def __init__(self, client: Client, service: str = "") -> None:
         self.seen: list[int] = []
-        self._call = client.health.Watch(health_pb2.HealthCheckRequest(service=service))
+        request = health_pb2.HealthCheckRequest(service=service)
+        self._call = client.health.Watch(request, timeout=PATIENCE)
 
     async def until(self, expected: int) -> None:
         """Waits for the health to become what is expected."""

@@ -231,14 +231,29 @@ def test_a_server_that_cannot_start_is_told_with_the_end_of_its_log(made: Path) 
     assert working_in(made) == set()
 
 
-def test_data_that_cannot_be_made_is_told_with_the_reason(
-    scratch: Path, monkeypatch: pytest.MonkeyPatch
+def test_data_that_cannot_be_made_is_told_with_what_initdb_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # initdb looks there for what it fills the data with.
-    monkeypatch.setattr(embedded, "binaries", lambda: Path("/bin"))
+    initdb = tmp_path / "initdb"
+    initdb.write_text("#!/bin/sh\necho no room >&2\nexit 1\n")
+    initdb.chmod(0o755)
+    monkeypatch.setattr(embedded, "binaries", lambda: tmp_path)
     with (
-        pytest.raises(EmbeddedError, match="initdb"),
-        embedded.running(scratch / "none"),
+        pytest.raises(EmbeddedError, match=r"^initdb failed:\nno room\n$"),
+        embedded.running(tmp_path / "data"),
+    ):
+        pass
+    assert not (tmp_path / "data/postgres").exists()
+
+
+@pytest.mark.skipif(not ROOT, reason="only root runs servers as other users")
+def test_root_without_anybody_to_run_the_server_is_told_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pwd, "getpwall", list)
+    with (
+        pytest.raises(EmbeddedError, match="make one of byline, postgres, nobody, or start Byline"),
+        embedded.running(tmp_path / "data"),
     ):
         pass
 

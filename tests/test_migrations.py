@@ -1,0 +1,141 @@
+"""The schema's history, run for real."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+import migrations
+from migrations import MIGRATION_LOCK, MigrationError, State
+from storage.database import Database
+from tests import factories
+from tests.processes import until
+from tests.sessions import connected, execute, fetch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# The functions of `migrations` start an event loop of their own: tests run them in a thread.
+run = asyncio.to_thread
+
+TABLES = """
+    SELECT coalesce(string_agg(tablename, ' ' ORDER BY tablename), '')
+    FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+"""
+
+WAITING = """
+    SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
+    WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted
+"""
+
+
+async def tables(url: str) -> object:
+    return await run(fetch, url, TABLES)
+
+
+async def test_up_makes_the_schema_that_the_models_describe(empty_url: str) -> None:
+    await run(migrations.up, empty_url)
+    await run(migrations.check, empty_url)
+    assert (await run(migrations.status, empty_url)).state is State.CURRENT
+
+
+async def test_a_model_that_no_migration_made_is_found(database_url: str) -> None:
+    await run(execute, database_url, "ALTER TABLE users DROP COLUMN full_name")
+    with pytest.raises(MigrationError, match="full_name"):
+        await run(migrations.check, database_url)
+
+
+async def test_up_leaves_what_is_there_alone(database_url: str) -> None:
+    db = Database(database_url)
+    made = await factories.add_user(db)
+    await db.close()
+    await run(migrations.up, database_url)
+    assert await run(fetch, database_url, "SELECT id FROM users") == made.id
+
+
+async def test_down_and_up_again_with_rows_in_the_tables(database_url: str) -> None:
+    db = Database(database_url)
+    await factories.add_user(db)
+    await db.close()
+    full = await tables(database_url)
+    await run(migrations.down, database_url, "base")
+    assert await tables(database_url) == ""
+    await run(migrations.up, database_url)
+    assert await tables(database_url) == full
+    await run(migrations.check, database_url)
+
+
+async def test_each_step_down_is_one_that_up_takes_back(database_url: str) -> None:
+    head = (await run(migrations.status, database_url)).head
+    while (await run(migrations.status, database_url)).current is not None:
+        await run(migrations.down, database_url)
+    assert len((await run(migrations.status, database_url)).pending) >= 1
+    await run(migrations.up, database_url)
+    assert (await run(migrations.status, database_url)).current == head
+
+
+async def test_an_empty_database_is_behind_by_all_revisions(empty_url: str) -> None:
+    status = await run(migrations.status, empty_url)
+    assert (status.state, status.current) == (State.BEHIND, None)
+    assert status.pending[0][0] == "0001"
+    assert status.pending[-1][0] == status.head
+
+
+async def test_a_revision_that_the_code_does_not_know_is_ahead(database_url: str) -> None:
+    await run(execute, database_url, "UPDATE alembic_version SET version_num = 'later'")
+    status = await run(migrations.status, database_url)
+    assert (status.state, status.current, status.pending) == (State.AHEAD, "later", ())
+
+
+async def test_the_sql_that_is_printed_makes_the_same_schema(empty_url: str) -> None:
+    await run(execute, empty_url, await run(migrations.sql, empty_url))
+    await run(migrations.check, empty_url)
+
+
+async def test_a_migrator_waits_for_the_one_before_it(empty_url: str) -> None:
+    async with connected(empty_url) as other:
+        await other.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)
+        migrators = [
+            await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "service.cli", "migrate", "up", "--database-url", empty_url)
+            )
+            for _ in range(2)
+        ]
+
+        async def both_wait() -> bool:
+            waiting: int = await other.fetchval(WAITING)
+            return waiting == len(migrators)
+
+        await until(both_wait)
+        assert await tables(empty_url) == ""
+        await other.execute("SELECT pg_advisory_unlock($1)", MIGRATION_LOCK)
+        assert [await migrator.wait() for migrator in migrators] == [0, 0]
+    await run(migrations.check, empty_url)
+
+
+@pytest.mark.parametrize("change", [migrations.up, migrations.down], ids=["up", "down"])
+async def test_a_locked_table_ends_the_migration_and_leaves_the_schema(
+    database_url: str, change: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "LOCK_TIMEOUT", 0.1)
+    if change is migrations.up:
+        await run(migrations.down, database_url)
+    before = await run(migrations.status, database_url)
+    async with connected(database_url) as other, other.transaction():
+        await other.execute("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(MigrationError, match="lock timeout"):
+            await run(change, database_url)
+    assert await run(migrations.status, database_url) == before
+
+
+async def test_an_unreachable_database_is_said_to_be_so() -> None:
+    with pytest.raises(MigrationError, match="cannot be reached"):
+        await run(migrations.status, "postgresql+asyncpg://byline@127.0.0.1:1/byline")
+
+
+async def test_an_unknown_revision_is_refused(database_url: str) -> None:
+    with pytest.raises(MigrationError, match="nonsense"):
+        await run(migrations.up, database_url, "nonsense")
