@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pkgutil
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+import byline.v1
 import grpc
 from byline.v1 import resources_pb2
 from byline.v1.posts_pb2_grpc import PostServiceStub
@@ -15,8 +18,10 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterator
     from types import TracebackType
+
+    from google.protobuf.descriptor import MethodDescriptor
 
 Answer = TypeVar("Answer")
 What = tuple[grpc.StatusCode, str, tuple[str, str]]
@@ -77,6 +82,14 @@ class Refusal:
     def what(self) -> What:
         """The status code, the reason with its domain, and the resource if one is named."""
         return self.code, f"{self.domain}/{self.reason}", self.resource
+
+
+def rpcs() -> Iterator[MethodDescriptor]:
+    """Yields the RPCs of every service in the package byline.v1."""
+    for module in pkgutil.iter_modules(byline.v1.__path__, "byline.v1."):
+        if module.name.endswith("_pb2"):
+            for service in import_module(module.name).DESCRIPTOR.services_by_name.values():
+                yield from service.methods
 
 
 def taken(resource: str, name: str) -> What:

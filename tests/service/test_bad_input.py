@@ -5,13 +5,10 @@ An RPC, or a field of one, that has no cases fails the first test. Its line goes
 
 from __future__ import annotations
 
-import pkgutil
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 import asyncpg
-import byline.v1
 import pytest
 from byline.v1 import posts_pb2, profiles_pb2, resources_pb2, tags_pb2, users_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -24,7 +21,7 @@ from storage.database import Database
 from storage.keyset import Cursor
 from storage.posts import NewPost
 from tests import factories
-from tests.clients import refusal_of
+from tests.clients import refusal_of, rpcs
 from tests.service.bad_requests import (
     NOT_FOUND,
     REFUSED,
@@ -57,9 +54,7 @@ from tests.service.bad_requests import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
-    from google.protobuf.descriptor import MethodDescriptor
+    from collections.abc import AsyncIterator
 
     from service.config import Settings
     from service.pagination import ListRequest
@@ -566,7 +561,7 @@ async def world(serve: Serve, shared_url: str, settings: Settings) -> AsyncItera
 
 
 def test_every_rpc_and_every_field_of_its_request_has_cases() -> None:
-    served = {f"{rpc.containing_service.name}.{rpc.name}": rpc for rpc in _contract()}
+    served = {f"{rpc.containing_service.name}.{rpc.name}": rpc for rpc in rpcs()}
     assert RPCS.keys() == served.keys()
     for name, rpc in RPCS.items():
         assert rpc.good.DESCRIPTOR.full_name == served[name].input_type.full_name
@@ -593,11 +588,3 @@ async def test_what_is_odd_but_legal_is_served(world: World, case: Case) -> None
     await world.client.raw(case.method, case.request)
     if await world.dump() != before:
         await world.restore()
-
-
-def _contract() -> Iterator[MethodDescriptor]:
-    """Yields the RPCs of every service in the package byline.v1."""
-    for module in pkgutil.iter_modules(byline.v1.__path__, "byline.v1."):
-        if module.name.endswith("_pb2"):
-            for service in import_module(module.name).DESCRIPTOR.services_by_name.values():
-                yield from service.methods

@@ -1,0 +1,224 @@
+"""How many statements a call takes: as many for a thousand rows as for one, in every view.
+
+An RPC that answers with many rows and has no line in READS, or a view of one, fails the first test.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from byline.v1 import posts_pb2, resources_pb2, users_pb2
+from google.protobuf import message_factory
+from sqlalchemy import Engine, event
+
+from service import interceptors
+from tests import factories
+from tests.clients import rpcs
+from tests.sessions import connected
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Iterator
+
+    from google.protobuf.descriptor import MethodDescriptor
+    from google.protobuf.message import Message
+
+    from tests.clients import Client
+    from tests.service.conftest import LogOf
+
+ROWS = (1, 10, 1000)
+# What the server asks on its own account, to know whether the database is there.
+PING = "SELECT 1"
+
+
+class Read(NamedTuple):
+    """An RPC that answers with many rows, the view that is asked for, and the statements it takes.
+
+    A view that is not stated is one of the others, as is that of an RPC without views.
+    """
+
+    rpc: str
+    view: str
+    statements: int
+
+    def __str__(self) -> str:
+        return f"{self.rpc} {self.view}"
+
+    @property
+    def method(self) -> str:
+        return f"byline.v1.{self.rpc.replace('.', '/')}"
+
+
+READS = [
+    *(
+        Read(f"UserService.{rpc}", view, number)
+        for rpc in ("BatchGetUsers", "ListUsers", "ListAuthors")
+        for view, number in {"": 1, "BASIC": 1, "PROFILE": 1, "FULL": 3}.items()
+    ),
+    *(
+        Read(f"PostService.{rpc}", view, number)
+        for rpc in ("BatchGetPosts", "ListPosts")
+        for view, number in {"": 1, "SUMMARY": 1, "FULL": 2}.items()
+    ),
+    Read("UserService.ListUserPostCounts", "", 1),
+    Read("TagService.ListTags", "", 1),
+]
+ONE_USER = {
+    users_pb2.USER_VIEW_BASIC: 1,
+    users_pb2.USER_VIEW_PROFILE: 1,
+    users_pb2.USER_VIEW_FULL: 3,
+}
+
+# A thousand users with a profile and a published post, of which each has two of a thousand tags.
+WORLD = """
+    INSERT INTO users (email, email_key, username, username_key, password_hash)
+    SELECT n, n, n, n, '' FROM generate_series(1, 1000) AS numbers (n);
+    INSERT INTO profiles (user_id, bio, avatar_url) SELECT id, 'Writes.', '' FROM users;
+    INSERT INTO posts (author_id, title, title_key, content, published)
+    SELECT id, 'Post', 'post', 'Once upon a time.', true FROM users ORDER BY id;
+    INSERT INTO tags (name, name_key) SELECT n, n FROM generate_series(1, 1000) AS numbers (n);
+    INSERT INTO post_tags (post_id, tag_id)
+    SELECT id, 1 + (id + more) % 1000 FROM posts, generate_series(0, 1) AS mores (more);
+"""
+MORE_POSTS = """
+    INSERT INTO posts (author_id, title, title_key, content, published)
+    SELECT $1, 'Post', 'post', '', true FROM generate_series(1, $2)
+"""
+
+
+@pytest.fixture(scope="module")
+async def client(shared_client: Client, shared_url: str) -> Client:
+    """A client of a server of the world, to which tests may add."""
+    await _run(shared_url, WORLD)
+    return shared_client
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """Collects the statements that every engine sends in the block, but for pings."""
+    sent: list[str] = []
+
+    def note(*arguments: Any) -> None:  # noqa: ANN401 - as SQLAlchemy calls it
+        _, _, statement, *_ = arguments
+        if statement != PING:
+            sent.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+async def statements_of(call: Awaitable[object]) -> int:
+    with statements() as sent:
+        await call
+    return len(sent)
+
+
+def test_every_rpc_that_answers_with_many_rows_and_every_view_of_it_is_counted() -> None:
+    several = {
+        (rpc.full_name.removeprefix("byline.v1."), view)
+        for rpc in rpcs()
+        if {"page_size", "ids"}.intersection(rpc.input_type.fields_by_name)
+        for view in ("", *_views(rpc))
+    }
+    assert {(read.rpc, read.view) for read in READS} == several
+
+
+@pytest.mark.parametrize("read", READS, ids=str)
+async def test_a_thousand_rows_take_as_many_statements_as_one(
+    client: Client, log_of: LogOf, read: Read
+) -> None:
+    lines = log_of(interceptors)
+    (rpc,) = [each for each in rpcs() if each.full_name == f"byline.v1.{read.rpc}"]
+    with_contents = read.rpc.startswith("Post") and read.view == "FULL"
+    for rows in ROWS:
+        with statements() as sent:
+            raw = await client.raw(read.method, _request(rpc, read.view, rows).SerializeToString())
+        answer = message_factory.GetMessageClass(rpc.output_type).FromString(raw)
+        found = getattr(answer, rpc.output_type.fields[0].name)
+        assert len(found) == rows
+        assert len(sent) == read.statements, sent
+        # What a view does not show is not read either.
+        assert any("content" in each for each in sent) == with_contents
+        if read.view == "FULL":
+            assert all(each.tags if with_contents else each.newest_posts for each in found)
+    assert [line["statements"] for line in lines] == [read.statements] * len(ROWS)
+
+
+@pytest.mark.parametrize("posts", ROWS)
+async def test_all_that_is_asked_of_one_user_takes_the_same_however_much_they_wrote(
+    client: Client, shared_url: str, posts: int
+) -> None:
+    user = await factories.create_user(client, profile=users_pb2.NewProfile())
+    await _run(shared_url, MORE_POSTS, user.id, posts)
+    for view, expected in ONE_USER.items():
+        request = users_pb2.GetUserRequest(id=user.id, view=view)
+        assert await statements_of(client.users.GetUser(request)) == expected
+    statistics = users_pb2.GetUserStatisticsRequest(user_id=user.id)
+    assert await statements_of(client.users.GetUserStatistics(statistics)) == 1
+    deletion = users_pb2.DeleteUserRequest(id=user.id)
+    assert await statements_of(client.users.DeleteUser(deletion)) == 1
+
+
+async def test_many_tags_take_as_many_statements_as_one(client: Client) -> None:
+    post = await factories.create_post(client)
+    made = [await _statements_of_writes(client, post, few=1, many=1)]
+    made.append(await _statements_of_writes(client, post, few=10, many=10))
+    made.append(await _statements_of_writes(client, post, few=50, many=1000))
+    assert made == made[:1] * 3
+
+
+async def _statements_of_writes(
+    client: Client, post: resources_pb2.Post, *, few: int, many: int
+) -> list[int]:
+    """Makes tags in every way there is, half of them there already, and takes them off again."""
+    names = [f"{many} {number}" for number in range(few)]
+    others = [f"other {name}" for name in names]
+    tags = [resources_pb2.Tag(name=name) for name in others]
+    return [
+        await statements_of(factories.create_tags(client, *(f"{many} {n}" for n in range(many)))),
+        await statements_of(factories.create_post(client, author_id=post.author_id, tags=others)),
+        await statements_of(
+            client.posts.AddPostTags(posts_pb2.AddPostTagsRequest(post_id=post.id, tags=names))
+        ),
+        await statements_of(
+            client.posts.UpdatePost(
+                posts_pb2.UpdatePostRequest(post=resources_pb2.Post(id=post.id, tags=tags))
+            )
+        ),
+        await statements_of(
+            client.posts.RemovePostTags(
+                posts_pb2.RemovePostTagsRequest(post_id=post.id, tags=others)
+            )
+        ),
+    ]
+
+
+def _request(rpc: MethodDescriptor, view: str, rows: int) -> Message:
+    """A request for so many rows of the world."""
+    asked: dict[str, Any] = {"view": _views(rpc)[view]} if view else {}
+    if "ids" in rpc.input_type.fields_by_name:
+        asked["ids"] = range(1, rows + 1)
+    else:
+        asked["page_size"] = rows
+    return message_factory.GetMessageClass(rpc.input_type)(**asked)
+
+
+def _views(rpc: MethodDescriptor) -> dict[str, int]:
+    """The views that a request can ask for, by their names without the prefix."""
+    field = rpc.input_type.fields_by_name.get("view")
+    if field is None or field.enum_type is None:
+        return {}
+    return {
+        value.name.partition("_VIEW_")[2]: value.number
+        for value in field.enum_type.values
+        if value.number
+    }
+
+
+async def _run(url: str, statement: str, *values: int) -> None:
+    async with connected(url) as connection:
+        await connection.execute(statement, *values)
