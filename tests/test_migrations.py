@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,6 +33,16 @@ WAITING = """
 """
 
 
+FUNCTIONS = """
+    SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+    AND proname LIKE 'byline%'
+"""
+WAITING_FOR_USERS = """
+    SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'users'::regclass AND NOT granted)
+"""
+COUNTS = "SELECT array_agg(post_count ORDER BY user_id) FROM user_post_counts"
+
+
 async def tables(url: str) -> object:
     return await run(fetch, url, TABLES)
 
@@ -58,7 +69,8 @@ async def test_up_leaves_what_is_there_alone(database_url: str) -> None:
 
 async def test_down_and_up_again_with_rows_in_the_tables(database_url: str) -> None:
     db = Database(database_url)
-    await factories.add_user(db)
+    post = await factories.add_post(db, tags=["x"])
+    await factories.add_profile(db, post.author_id)
     await db.close()
     full = await tables(database_url)
     await run(migrations.down, database_url, "base")
@@ -66,6 +78,40 @@ async def test_down_and_up_again_with_rows_in_the_tables(database_url: str) -> N
     await run(migrations.up, database_url)
     assert await tables(database_url) == full
     await run(migrations.check, database_url)
+
+
+async def test_users_from_before_there_were_posts_are_counted_too(database_url: str) -> None:
+    await run(migrations.down, database_url, "0001")
+    db = Database(database_url)
+    before, _ = await factories.add_users(db, 2)
+    async with connected(database_url) as other:
+        adding = other.transaction()
+        await adding.start()
+        await other.execute(
+            "INSERT INTO users (email, email_key, username, username_key, password_hash)"
+            " VALUES ('x', 'x', 'x', 'x', '')"
+        )
+        migrating = asyncio.create_task(run(migrations.up, database_url))
+        await until(partial(other.fetchval, WAITING_FOR_USERS))
+        await adding.commit()
+        await migrating
+    assert await run(fetch, database_url, COUNTS) == [0, 0, 0]
+    await factories.add_post(db, author_id=before.id)
+    await factories.add_user(db)
+    await db.close()
+    assert await run(fetch, database_url, COUNTS) == [1, 0, 0, 0]
+
+
+async def test_users_outlive_the_posts_that_a_step_down_drops(database_url: str) -> None:
+    db = Database(database_url)
+    await factories.add_post(db, tags=["x"])
+    await run(migrations.down, database_url, "0001")
+    assert await tables(database_url) == "profiles users"
+    assert await run(fetch, database_url, FUNCTIONS) == 0
+    await factories.add_user(db)
+    await run(migrations.up, database_url)
+    await db.close()
+    assert await run(fetch, database_url, COUNTS) == [0, 0]
 
 
 async def test_each_step_down_is_one_that_up_takes_back(database_url: str) -> None:
