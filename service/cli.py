@@ -45,6 +45,8 @@ Try:
   buf curl --protocol grpc --http2-prior-knowledge -d '{request}' \
 http://{address}/byline.v1.UserService/CreateUser
 Ctrl-C stops it."""
+# The largest number of a database's.
+MOST = 2**63 - 1
 SEEDED_PASSWORD = "correct horse"  # noqa: S105 - printed for everybody to use
 EXAMPLE = '{"email":"ada@example.com","username":"ada","password":"correct horse"}'
 
@@ -298,9 +300,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _natural(text: str) -> int:
-    """Reads a number that is not negative."""
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
+    """Reads a number that is not negative, and that a database can hold."""
+    if not text.isascii() or not text.isdigit() or int(text) > MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {MOST}")
     return int(text)
 
 

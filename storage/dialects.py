@@ -5,9 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from asyncpg import PostgresError
 from sqlalchemy import any_, bindparam, case, false, func, literal_column, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
 from sqlalchemy.orm import aliased
+
+from storage.errors import of_sqlstate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,13 +75,19 @@ async def copy_in(
         tx: a transaction that has run a statement already.
         columns: of one table.
         rows: a value for each column.
+
+    Raises:
+        StorageError: as for any statement.
     """
     driver = await tx.driver_connection()
-    await driver.copy_records_to_table(
-        columns[0].class_.__tablename__,
-        records=rows,
-        columns=[column.key for column in columns],
-    )
+    try:
+        await driver.copy_records_to_table(
+            columns[0].class_.__tablename__,
+            records=rows,
+            columns=[column.key for column in columns],
+        )
+    except PostgresError as error:
+        raise of_sqlstate(error.sqlstate or "", error.constraint_name or "") from None
 
 
 def changed_at(

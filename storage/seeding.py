@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import random
 import unicodedata
-from datetime import UTC, datetime, timedelta
+from bisect import bisect_right
+from datetime import UTC, datetime
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from storage import tags
@@ -22,10 +24,8 @@ if TYPE_CHECKING:
 
 # Rows added by one statement.
 BATCH = 5_000
+FIRST_DAY = datetime(2023, 1, 1, tzinfo=UTC)
 LAST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
-SPAN = timedelta(days=3 * 365)
-# How much likelier the first are than the rest: the share of a draw's cube.
-SKEW = 3
 TAGS_OF_A_POST = (0, 1, 1, 2, 2, 3, 3, 4, 5)
 PUBLISHED = 0.9
 ACTIVE = 0.97
@@ -111,16 +111,17 @@ async def seed(db: Database, plan: Plan, password_hash: str, progress: Progress)
     """
     draw = random.Random(plan.seed)  # noqa: S311 - believable, not secret
     async with db.transaction() as tx:
-        user_ids = await _add_users(tx, plan, draw, password_hash, progress)
+        joined = await _add_users(tx, plan, draw, password_hash, progress)
         tag_ids = await _add_tags(tx, plan, draw, progress)
-        await _add_posts(tx, plan, draw, (user_ids, tag_ids), progress)
+        await _add_posts(tx, plan, draw, (joined, tag_ids), progress)
 
 
 async def _add_users(
     tx: Transaction, plan: Plan, draw: random.Random, password_hash: str, progress: Progress
-) -> list[int]:
-    """Adds users, some with a profile, and returns their ids."""
+) -> list[tuple[datetime, int]]:
+    """Adds users, some with a profile, and returns when each joined with their id, in order."""
     ids = await reserve_ids(tx, User.id, plan.users)
+    joined = []
     for numbers in _batches(plan.users):
         users, profiles = [], []
         for number in numbers:
@@ -128,17 +129,18 @@ async def _add_users(
             username = f"{full_name.replace(' ', '.').lower()}.{plan.seed}.{number}"
             email = f"{_ascii(username)}@example.com"
             role = draw.choices(list(Role), weights=(985, 5, 10))[0]
-            active, moment = draw.random() < ACTIVE, _moment(draw)
+            active, moment = draw.random() < ACTIVE, _moment(draw, FIRST_DAY, number, plan.users)
             keys = fold(email), fold(username)
             account = (ids[number], email, username, *keys, password_hash)
             users.append((*account, full_name, role, active, moment, moment))
+            joined.append((moment, ids[number]))
             if draw.random() < WITH_PROFILE:
                 avatar_url = f"https://example.com/avatars/{username}.png"
                 profiles.append((ids[number], _text(draw, 20), avatar_url))
         await copy_in(tx, _USER, users)
         await copy_in(tx, _PROFILE, profiles)
         progress("users", len(numbers))
-    return ids
+    return joined
 
 
 async def _add_tags(
@@ -158,23 +160,24 @@ async def _add_posts(
     tx: Transaction,
     plan: Plan,
     draw: random.Random,
-    people: tuple[Sequence[int], Sequence[int]],
+    there: tuple[Sequence[tuple[datetime, int]], Sequence[int]],
     progress: Progress,
 ) -> None:
-    """Adds posts and their links to tags."""
-    user_ids, tag_ids = people
-    total = plan.posts if user_ids else 0
+    """Adds posts and their links to tags. Nobody writes before they have joined."""
+    joined, tag_ids = there
+    total = plan.posts if joined else 0
     ids = await reserve_ids(tx, Post.id, total)
     for numbers in _batches(total):
         posts, links = [], []
         for number in numbers:
-            title, moment = _title(draw), _moment(draw)
+            title, moment = _title(draw), _moment(draw, joined[0][0], number, total)
             published = draw.random() < PUBLISHED
-            author_id, text = _skewed(draw, user_ids), _text(draw, draw.randint(30, 150))
+            _, author_id = joined[_skewed(draw, bisect_right(joined, moment, key=itemgetter(0)))]
+            text = _text(draw, draw.randint(30, 150))
             written = (ids[number], author_id, title, fold(title), text)
             posts.append((*written, published, moment, moment, moment if published else None))
-            chosen = {_skewed(draw, tag_ids) for _ in range(_tag_count(draw, tag_ids))}
-            links += [(ids[number], tag_id) for tag_id in sorted(chosen)]
+            chosen = {_skewed(draw, len(tag_ids)) for _ in range(_tag_count(draw, tag_ids))}
+            links += [(ids[number], tag_ids[place]) for place in sorted(chosen)]
         await copy_in(tx, _POST, posts)
         await copy_in(tx, _LINK, links)
         progress("posts", len(numbers))
@@ -185,17 +188,18 @@ def _batches(total: int) -> Iterator[range]:
         yield range(start, min(start + BATCH, total))
 
 
-def _skewed(draw: random.Random, ids: Sequence[int]) -> int:
-    """One of the ids, the first far likelier than the last."""
-    return ids[int(len(ids) * draw.random() ** SKEW)]
+def _skewed(draw: random.Random, count: int) -> int:
+    """One of so many places, by Zipf's law: the n-th is drawn a n-th as often as the first."""
+    return min(int((count + 1) ** draw.random()), count) - 1
 
 
 def _tag_count(draw: random.Random, tag_ids: Sequence[int]) -> int:
     return draw.choice(TAGS_OF_A_POST) if tag_ids else 0
 
 
-def _moment(draw: random.Random) -> datetime:
-    return LAST_DAY - SPAN * draw.random()
+def _moment(draw: random.Random, since: datetime, number: int, total: int) -> datetime:
+    """When the one of this number came, of so many who came one after the other."""
+    return since + (LAST_DAY - since) * ((number + draw.random()) / total)
 
 
 def _title(draw: random.Random) -> str:
