@@ -44,6 +44,17 @@ DIFFERENT_NAMES = [
 ]
 
 
+@pytest.fixture
+def database_url(emptied_url: str) -> str:
+    return emptied_url
+
+
+@pytest.fixture
+def client(emptied_url: str, shared_client: Client) -> Client:
+    del emptied_url
+    return shared_client
+
+
 # CreateUser
 
 
