@@ -12,7 +12,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from service.errors import InvalidRequest, Violation
 from storage.keyset import Cursor, Order, Window
@@ -32,6 +32,9 @@ DEFAULT_SIZE = 50
 MAX_SIZE = 1000
 # What may change from one page to the next.
 _FREE = ("page_size", "page_token", "view")
+# What the fields that a list can be ordered by hold; the others hold text.
+_MOMENTS = ("created_at",)
+_NUMBERS = ("id", "post_count")
 _VERSION = b"\x01"
 _DIGEST_SIZE = 12
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -52,7 +55,8 @@ def window(request: ListRequest, default: str = "id") -> Window:
     """
     field, _, direction = getattr(request, "order_by", "").partition(" ")
     order = Order(field or default, descending=direction == "desc")
-    return Window(order, _decode(request), min(request.page_size or DEFAULT_SIZE, MAX_SIZE))
+    after = _decode(request, order.field)
+    return Window(order, after, min(request.page_size or DEFAULT_SIZE, MAX_SIZE))
 
 
 def token(cursor: Cursor | None, request: ListRequest) -> str:
@@ -74,7 +78,7 @@ def _encode(raw: bytes) -> str:
     return urlsafe_b64encode(raw).decode().rstrip("=")
 
 
-def _decode(request: ListRequest) -> Cursor | None:
+def _decode(request: ListRequest, field: str) -> Cursor | None:
     if not request.page_token:
         return None
     try:
@@ -88,8 +92,32 @@ def _decode(request: ListRequest) -> Cursor | None:
     digest, position = raw[1 : 1 + _DIGEST_SIZE], raw[1 + _DIGEST_SIZE :]
     if raw[:1] != _VERSION or digest != _digest(position, request):
         raise _foreign()
-    value, row_id, is_moment = json.loads(position)
-    return Cursor(_EPOCH + value * _MICROSECOND if is_moment else value, row_id)
+    try:
+        return _cursor(field, *json.loads(position))
+    except (ValueError, TypeError, OverflowError):  # forged: no list gives out such a position
+        raise _foreign() from None
+
+
+def _cursor(field: str, value: object, row_id: object, is_moment: object) -> Cursor:
+    """Returns the position that a token holds.
+
+    Raises:
+        ValueError: when it is none in a list ordered by this field.
+        OverflowError: when it is a moment beyond the calendar.
+    """
+    if not _is_id(row_id):
+        raise ValueError("is not an id")
+    if is_moment and type(value) is int and field in _MOMENTS:
+        return Cursor(_EPOCH + value * _MICROSECOND, row_id)
+    if _is_id(value) and field in _NUMBERS:
+        return Cursor(value, row_id)
+    if isinstance(value, str) and "\0" not in value and field not in (*_MOMENTS, *_NUMBERS):
+        return Cursor(value, row_id)
+    raise ValueError("is not a value of this field")
+
+
+def _is_id(value: object) -> TypeGuard[int]:
+    return type(value) is int and -(2**63) <= value < 2**63
 
 
 def _digest(position: bytes, request: ListRequest) -> bytes:

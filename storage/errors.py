@@ -86,6 +86,7 @@ _BY_SQLSTATE: dict[str, type[StorageError]] = {
     "23001": StillReferenced,  # restrict_violation
     "23503": StillReferenced,  # foreign_key_violation
     "25006": DatabaseDown,  # read_only_sql_transaction: a standby, after a failover
+    "25P03": DatabaseDown,  # idle_in_transaction_session_timeout: the session was ended
     "3D000": DatabaseDown,  # invalid_catalog_name: the database is not there
     "40001": Contention,  # serialization_failure
     "40P01": Contention,  # deadlock_detected

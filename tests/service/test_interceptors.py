@@ -39,6 +39,17 @@ NOBODY = pb.GetUserRequest(id=7)
 
 
 @pytest.fixture
+def database_url(emptied_url: str) -> str:
+    return emptied_url
+
+
+@pytest.fixture
+def client(emptied_url: str, shared_client: Client) -> Client:
+    del emptied_url
+    return shared_client
+
+
+@pytest.fixture(autouse=True)
 def lines(log_of: LogOf) -> list[EventDict]:
     """The lines of the access log."""
     return log_of(interceptors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from byline.v1 import users_pb2 as pb
@@ -106,6 +106,26 @@ def test_a_token_that_was_altered_leads_nowhere() -> None:
     for at, letter in enumerate(token):
         for other in {"A", "B", "_", "=", "", " ", letter + letter, letter + "!!!!"} - {letter}:
             refuses(ASKED, token[:at] + other + token[at + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("order_by", "value", "row_id"),
+    [
+        ("username", 1, 1),
+        ("username", "a\0b", 1),
+        ("username", datetime(2026, 1, 1, tzinfo=UTC), 1),
+        ("username", "ada", 2**63),
+        ("username", "ada", "1"),
+        ("id", "ada", 1),
+        ("id", 2**63, 1),
+        ("id", True, 1),
+        ("created_at", "ada", 1),
+        ("created_at", 1, 1),
+    ],
+)
+def test_a_token_that_was_forged_leads_nowhere(order_by: str, value: Any, row_id: Any) -> None:  # noqa: ANN401 - what a forger writes
+    asked = pb.ListUsersRequest(order_by=order_by)
+    refuses(asked, pagination.token(Cursor(value, row_id), asked))
 
 
 def follow(asked: pb.ListUsersRequest, token: str) -> Window:

@@ -22,6 +22,12 @@ URL = "https://example.com/ada"
 
 
 @pytest.fixture
+def client(emptied_url: str, shared_client: Client) -> Client:
+    del emptied_url
+    return shared_client
+
+
+@pytest.fixture
 async def given(client: Client) -> resources_pb2.Profile:
     """The profile of a user."""
     return await create(client)
