@@ -60,18 +60,3 @@ def log_of(monkeypatch: pytest.MonkeyPatch) -> LogOf:
         return capture.entries
 
     return take
-
-
-@pytest.fixture(scope="module")
-async def shared_client(serve: Serve, shared_url: str) -> AsyncIterator[Client]:
-    """A client of the one server that all tests of a file share: most of them take less time."""
-    async with serve(shared_url) as client:
-        yield client
-
-
-@pytest.fixture
-async def emptied_url(shared_url: str) -> str:
-    """The URL of that server's database, with nothing in it."""
-    async with connected(shared_url) as connection:
-        await connection.execute("TRUNCATE users RESTART IDENTITY CASCADE")
-    return shared_url
