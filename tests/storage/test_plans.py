@@ -64,11 +64,13 @@ FILL = """
             FROM generate_series(1, {rows}) AS n
         ) AS named
     ) AS addressed;
+    -- References are checked by a plan that is made now.
     ANALYZE users;
     INSERT INTO profiles (user_id, bio, avatar_url)
     SELECT id, repeat(username || ' writes. ', 10), 'https://example.com/' || username
     FROM users WHERE id % 2 = 0;
-    ANALYZE profiles;
+    ALTER TABLE users SET (autovacuum_enabled = false);
+    ALTER TABLE profiles SET (autovacuum_enabled = false);
 """
 
 ORDERS = [
@@ -104,12 +106,12 @@ STATES = {
 VALUES = {
     "nobody found": Filter(query="zzzqqq"),
     "one found": Filter(query="ada.c4ca42"),
-    "some found": Filter(query="abc"),
+    "some found": Filter(query="4ca"),
     "many found": Filter(query="@mail"),
     "all found": Filter(query="EXAMPLE"),
-    "inactive found": Filter(query="abc", is_active=False),
+    "inactive found": Filter(query="4ca", is_active=False),
     "moderators found": Filter(query="example", role=Role.MODERATOR),
-    "found in a span": Filter(query="abc", created_after=day(300)),
+    "found in a span": Filter(query="4ca", created_after=day(300)),
     "last hours": Filter(created_after=day(347)),
     "all but the first day": Filter(created_after=day(1)),
     "first hours": Filter(created_before=day(0.25)),
@@ -118,7 +120,7 @@ VALUES = {
     "inactive of the last hours": Filter(is_active=False, created_after=day(347)),
     "admins of the last hours": Filter(role=Role.ADMIN, created_after=day(347)),
     "everything at once": Filter(
-        query="abc",
+        query="4ca",
         is_active=False,
         role=Role.MODERATOR,
         created_after=day(10),
@@ -149,6 +151,9 @@ async def _fill(filler: asyncpg.Connection) -> None:
     await filler.execute("DROP INDEX ix_users_search")
     await filler.execute(FILL.format(rows=ROWS))
     await filler.execute(index)
+    # At this target all rows are in the sample, so that the plans are the same in every run.
+    await filler.execute("SET default_statistics_target = 400")
+    await filler.execute("VACUUM ANALYZE users, profiles")
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +330,6 @@ async def test_a_search_or_span_is_planned_for_its_values_however_often_it_is_se
         (VALUES["first hours"], "username", "ix_users_created_at_id"),
         *((VALUES[name], "id", "ix_users_search") for name in ("one found", "nobody found")),
         *((VALUES["some found"], order, "ix_users_search") for order in MIDDLE),
-        (Filter(query="4ca"), "id", "ix_users_search"),
         (Filter(query="999@example.org"), "created_at", "ix_users_search"),
     ],
 )
