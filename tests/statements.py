@@ -1,4 +1,4 @@
-"""What is sent to the database: the statements, and the BEGIN and COMMIT around them."""
+"""What is sent to the database: by Byline, to be looked at, and by a test, to look."""
 
 from __future__ import annotations
 
@@ -23,6 +23,19 @@ async def run(db: Database, statement: str, **values: object) -> CursorResult[An
     """Runs a statement that is not Byline's own, in a transaction of its own."""
     async with db.transaction() as tx:
         return await tx.execute(text(statement), values)
+
+
+async def post_counts(db: Database) -> dict[int, int]:
+    """How many posts are kept to be each user's, once it is sure that they wrote as many."""
+    kept = await run(db, "SELECT user_id, post_count FROM user_post_counts")
+    counts = {row.user_id: row.post_count for row in kept}
+    counted = await run(
+        db,
+        "SELECT users.id, count(posts.id) AS posts FROM users"
+        " LEFT JOIN posts ON author_id = users.id GROUP BY users.id",
+    )
+    assert counts == {row.id: row.posts for row in counted}
+    return dict(sorted(counts.items()))
 
 
 class Statement(NamedTuple):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from argon2 import PasswordHasher
 
 import migrations
 from service.config import Settings
-from tests.sessions import execute
+from tests.sessions import execute, fetch
 
 if TYPE_CHECKING:
     from tests.conftest import Command
@@ -141,6 +143,39 @@ def test_what_cannot_be_done_is_one_line_and_status_1(
 def test_a_database_that_is_not_there_is_one_line(byline: Command, cluster: str) -> None:
     ended = byline("migrate", "status", "--database-url", cluster.replace("/byline?", "/none?"))
     assert ended == (1, "", 'byline: database "none" does not exist\n')
+
+
+def test_seed_fills_a_database_and_a_second_run_leaves_it_alone(
+    byline: Command, database_url: str
+) -> None:
+    seed = ("seed", "--users", 40, "--posts", 300, "--tags", 10, "--database-url", database_url)
+    ended = byline(*seed)
+    assert (ended.status, ended.complaint) == (0, "")
+    assert re.findall(r"^(\w+) .* (\d+%) \S+ +(\d+/\d+)", ended.output, re.MULTILINE) == [
+        *(("users", "100%", "40/40"), ("tags", "100%", "10/10"), ("posts", "100%", "300/300")),
+    ]
+    assert ended.output.endswith("\nEvery user's password is: correct horse\n")
+    rows = "SELECT count(*) || ' ' || max(password_hash) FROM users, posts"
+    filled = str(fetch(database_url, rows))
+    count, password_hash = filled.split()
+    assert int(count) == 40 * 300
+    assert PasswordHasher().verify(password_hash, "correct horse")
+
+    ended = byline(*seed)
+    assert (ended.status, ended.complaint) == (
+        1,
+        "byline: the database has the data of seed 1 already; take another --seed\n",
+    )
+    assert fetch(database_url, rows) == filled
+    assert byline(*seed, "--seed", 2).status == 0
+
+
+@pytest.mark.parametrize("flag", ["--users", "--posts", "--tags", "--seed"])
+@pytest.mark.parametrize("amount", ["-1", "some", "1.5", "", "\u0663", str(2**63), "9" * 5000])
+def test_an_amount_that_is_none_is_status_2(byline: Command, flag: str, amount: str) -> None:
+    ended = byline("seed", flag, amount)
+    assert (ended.status, ended.output) == (2, "")
+    assert f"argument {flag}: " in ended.complaint
 
 
 def test_a_port_that_somebody_listens_on_is_refused(byline: Command) -> None:

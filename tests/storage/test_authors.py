@@ -19,7 +19,7 @@ from storage.keyset import Order, Window
 from tests import factories
 from tests.paging import all_pages, in_order, listed, orders
 from tests.sessions import until_waiting_for_a_lock
-from tests.statements import run, sent_by
+from tests.statements import post_counts, run, sent_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,12 +34,6 @@ VALUES: dict[str, Callable[[PostCountRow], Any]] = {
     "post_count": lambda row: row.post_count,
 }
 AUTHORS = users.Filter(has_published=True)
-# What the counts should be.
-COUNTED = """
-    SELECT users.id, count(posts.id) FROM users LEFT JOIN posts ON author_id = users.id
-    GROUP BY users.id ORDER BY users.id
-"""
-
 # Rows of posts that the open transaction has looked at by then.
 FETCHED = """
     SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'posts'
@@ -62,14 +56,6 @@ def fetch_authors(db: Database) -> Fetch[UserRow]:
     return page
 
 
-async def counts_of(db: Database) -> dict[int, int]:
-    """How many posts each user has, once it is sure that it is what they wrote."""
-    kept = await run(db, "SELECT user_id, post_count FROM user_post_counts ORDER BY user_id")
-    counts = dict(tuple(row) for row in kept)
-    assert counts == dict(tuple(row) for row in await run(db, COUNTED))
-    return counts
-
-
 async def leave(db: Database, user_id: int) -> None:
     async with db.transaction() as tx:
         await users.delete(tx, user_id)
@@ -80,20 +66,20 @@ async def leave(db: Database, user_id: int) -> None:
 
 async def test_a_new_user_has_no_posts(db: Database) -> None:
     made = await factories.add_users(db, 3)
-    assert await counts_of(db) == dict.fromkeys([user.id for user in made], 0)
+    assert await post_counts(db) == dict.fromkeys([user.id for user in made], 0)
 
 
 async def test_a_count_follows_posts_that_come_change_and_go(db: Database) -> None:
     ada, bob = await factories.add_users(db, 2)
     first, _ = await factories.add_posts(db, ada.id, 2)
     await factories.add_post(db, author_id=bob.id, tags=["x"])
-    assert await counts_of(db) == {ada.id: 2, bob.id: 1}
+    assert await post_counts(db) == {ada.id: 2, bob.id: 1}
     async with db.transaction() as tx:
         await posts.update(tx, first.id, {"title": "t", "published": True, "tags": ["x"]})
-    assert await counts_of(db) == {ada.id: 2, bob.id: 1}
+    assert await post_counts(db) == {ada.id: 2, bob.id: 1}
     async with db.transaction() as tx:
         await posts.delete(tx, first.id)
-    assert await counts_of(db) == {ada.id: 1, bob.id: 1}
+    assert await post_counts(db) == {ada.id: 1, bob.id: 1}
 
 
 async def test_a_count_is_of_what_was_committed(db: Database) -> None:
@@ -107,7 +93,7 @@ async def test_a_count_is_of_what_was_committed(db: Database) -> None:
             await posts.delete(tx, post.id)
             await posts.create(tx, factories.new_post(post.author_id))
             raise GivenUp
-    assert await counts_of(db) == {post.author_id: 1}
+    assert await post_counts(db) == {post.author_id: 1}
 
 
 async def test_one_statement_may_add_or_remove_posts_of_many_authors(db: Database) -> None:
@@ -119,9 +105,9 @@ async def test_one_statement_may_add_or_remove_posts_of_many_authors(db: Databas
         " WHERE n > users.id - :first",
         first=ids[0],
     )
-    assert list((await counts_of(db)).values()) == [7, 6, 5, 4, 3]
+    assert list((await post_counts(db)).values()) == [7, 6, 5, 4, 3]
     await run(db, "DELETE FROM posts WHERE author_id % 2 = :odd", odd=ids[0] % 2)
-    assert list((await counts_of(db)).values()) == [0, 6, 0, 4, 0]
+    assert list((await post_counts(db)).values()) == [0, 6, 0, 4, 0]
 
 
 async def test_a_user_who_leaves_takes_posts_links_and_count_along(db: Database) -> None:
@@ -132,7 +118,7 @@ async def test_a_user_who_leaves_takes_posts_links_and_count_along(db: Database)
     async with sent_by(db) as sent:
         await leave(db, ada.id)
     assert len(sent.statements) == 1
-    assert await counts_of(db) == {bob.id: 1}
+    assert await post_counts(db) == {bob.id: 1}
     owners = await run(db, "SELECT author_id FROM posts JOIN post_tags ON post_id = id")
     assert owners.scalars().all() == [bob.id, bob.id]
     assert (await run(db, "SELECT count(*) FROM post_tags")).scalar_one() == 2
@@ -148,7 +134,7 @@ async def test_users_who_are_purged_take_theirs_along(db: Database) -> None:
         for user in made[:2]:
             await users.update(tx, user.id, {"is_active": False})
         assert await users.purge(tx, users.Filter(is_active=False)) == 2
-    assert await counts_of(db) == {made[2].id: 1}
+    assert await post_counts(db) == {made[2].id: 1}
     assert (await run(db, "SELECT count(*) FROM post_tags")).scalar_one() == 1
 
 
@@ -169,7 +155,7 @@ async def test_posts_that_are_added_at_once_all_count(db: Database, shared_url: 
         racing = asyncio.gather(*writing)
         await until_waiting_for_a_lock(shared_url, callers=4)
     await racing
-    assert await counts_of(db) == {author.id: 4}
+    assert await post_counts(db) == {author.id: 4}
 
 
 class Crowd:
@@ -225,7 +211,7 @@ async def test_counts_hold_whatever_happens_at_once(db: Database) -> None:
     draws = [random.Random(number) for number in range(8)]  # noqa: S311 - the same each time
     await asyncio.gather(*(crowd.act(db, draw, times=20) for draw in draws))
     assert crowd.done == {"create", "update", "delete", "leave", "untag"}
-    await counts_of(db)
+    await post_counts(db)
 
 
 # list_post_counts
