@@ -8,6 +8,7 @@ refused. It is no secret: whoever forges one sees no more than the list would sh
 from __future__ import annotations
 
 import json
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
@@ -94,7 +95,8 @@ def _decode(request: ListRequest, field: str) -> Cursor | None:
         raise _foreign()
     try:
         return _cursor(field, *json.loads(position))
-    except (ValueError, TypeError, OverflowError):  # forged: no list gives out such a position
+    # Forged: no list gives out such a position.
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise _foreign() from None
 
 
@@ -111,9 +113,14 @@ def _cursor(field: str, value: object, row_id: object, is_moment: object) -> Cur
         return Cursor(_EPOCH + value * _MICROSECOND, row_id)
     if _is_id(value) and field in _NUMBERS:
         return Cursor(value, row_id)
-    if isinstance(value, str) and "\0" not in value and field not in (*_MOMENTS, *_NUMBERS):
+    if _is_text(value) and field not in (*_MOMENTS, *_NUMBERS):
         return Cursor(value, row_id)
     raise ValueError("is not a value of this field")
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether the database can hold it: JSON has halves of surrogate pairs too."""
+    return isinstance(value, str) and not re.search("[\0\ud800-\udfff]", value)
 
 
 def _is_id(value: object) -> TypeGuard[int]:

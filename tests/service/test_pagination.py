@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,20 @@ def test_a_token_that_was_altered_leads_nowhere() -> None:
 def test_a_token_that_was_forged_leads_nowhere(order_by: str, value: Any, row_id: Any) -> None:  # noqa: ANN401 - what a forger writes
     asked = pb.ListUsersRequest(order_by=order_by)
     refuses(asked, pagination.token(Cursor(value, row_id), asked))
+
+
+@pytest.mark.parametrize(
+    "position",
+    ['["\\ud800",1,false]', '["ada",1]', '["ada",1,false,1]', "[" * 2000, "7", "{}", "", "NaN"],
+    ids=lambda position: position[:20],
+)
+def test_a_token_that_holds_no_position_leads_nowhere(
+    monkeypatch: pytest.MonkeyPatch, position: str
+) -> None:
+    with monkeypatch.context() as forging:
+        forging.setattr(json, "dumps", lambda *_, **__: position)
+        token = pagination.token(CURSOR, ASKED)
+    refuses(ASKED, token)
 
 
 def follow(asked: pb.ListUsersRequest, token: str) -> Window:
