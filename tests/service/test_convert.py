@@ -6,18 +6,24 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from byline.v1 import resources_pb2, users_pb2
+from byline.v1 import posts_pb2, resources_pb2, tags_pb2, users_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from service import convert
 from service.errors import InvalidRequest
+from storage import posts, tags
+from storage.authors import Recent, Statistics
 from storage.models import Role
+from storage.posts import PostRow
 from storage.profiles import ProfileRow
+from storage.tags import TagRow
 from storage.users import Filter, Key, UserRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from google.protobuf.message import Message
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST = datetime.min.replace(tzinfo=UTC)
@@ -28,18 +34,49 @@ TICK = timedelta(microseconds=1)
 MOMENTS = [EPOCH, EPOCH - TICK, EPOCH + TICK, MOMENT, FIRST, LAST]
 PROFILE = ProfileRow(7, "Counts.", "https://example.com/ada", MOMENT)
 ADA = UserRow(7, "ada@example.com", "ada", "Ada", Role.ADMIN, True, EPOCH, MOMENT, PROFILE)  # noqa: FBT003 - a row's order
+TAG = TagRow(3, "Maths", MOMENT, 0)
+SUMMARY = PostRow(5, 7, "Note G", True, EPOCH, MOMENT, EPOCH + TICK)  # noqa: FBT003 - a row's order
+FULL = SUMMARY._replace(content="It weaves.", author=ADA._replace(profile=None), tags=[TAG])
+
+
+def unfilled(message: Message) -> set[str]:
+    """The fields that a message leaves out. The epoch has no fields, but it is there."""
+    return set(message.DESCRIPTOR.fields_by_name) - {each.name for each, _ in message.ListFields()}
 
 
 def test_every_field_of_a_user_is_filled() -> None:
-    message = convert.to_user(ADA)
-    missing = set(message.DESCRIPTOR.fields_by_name) - {
-        each.name for each, _ in message.ListFields()
-    }
-    # A moment that is the epoch is a message without fields, but it is there.
-    assert missing == set()
+    message = convert.to_user(ADA, Recent({7: 21}, {7: [SUMMARY]}))
+    assert unfilled(message) == set()
+    assert (message.post_count, [post.id for post in message.newest_posts]) == (21, [5])
     assert (message.id, message.email, message.username) == (7, "ada@example.com", "ada")
     assert (message.full_name, message.role, message.is_active) == ("Ada", 2, True)
     assert (message.created_at, message.updated_at.ToDatetime(UTC)) == (Timestamp(), MOMENT)
+
+
+def test_every_field_of_a_post_is_filled() -> None:
+    message = convert.to_post(FULL)
+    assert unfilled(message) == set()
+    assert (message.id, message.author_id, message.title) == (5, 7, "Note G")
+    assert (message.content, message.published) == ("It weaves.", True)
+    assert (message.created_at, message.updated_at.ToDatetime(UTC)) == (Timestamp(), MOMENT)
+    assert message.published_at.ToDatetime(UTC) == EPOCH + TICK
+    assert message.etag == convert.to_etag(MOMENT)
+    assert message.author.username == "ada"
+    assert [tag.name for tag in message.tags] == ["Maths"]
+
+
+def test_every_field_of_a_tag_is_filled() -> None:
+    message = convert.to_tag(TAG)
+    assert unfilled(message) == set()
+    assert (message.id, message.name, message.post_count) == (3, "Maths", 0)
+    assert message.etag == convert.to_etag(MOMENT)
+
+
+def test_every_field_of_statistics_is_filled() -> None:
+    message = convert.to_statistics(Statistics(3, 2, EPOCH, MOMENT))
+    assert unfilled(message) == set()
+    assert (message.post_count, message.published_post_count) == (3, 2)
+    assert message.last_post_at.ToDatetime(UTC) == MOMENT
 
 
 def test_every_field_of_a_profile_is_filled() -> None:
@@ -54,6 +91,15 @@ def test_what_a_row_does_not_have_its_message_does_not_either() -> None:
     assert not message.HasField("full_name")
     assert not message.HasField("profile")
     assert convert.to_user(ADA._replace(full_name="")).HasField("full_name")
+    assert not message.HasField("post_count")
+    idle = convert.to_user(ADA, Recent({}, {}))
+    assert (idle.HasField("post_count"), idle.post_count, list(idle.newest_posts)) == (True, 0, [])
+    draft = convert.to_post(SUMMARY._replace(published=False, published_at=None))
+    assert unfilled(draft) == {"content", "published", "published_at", "author", "tags"}
+    assert not convert.to_tag(TAG._replace(post_count=None)).HasField("post_count")
+    assert unfilled(convert.to_statistics(Statistics(0, 0, None, None))) == {
+        *("post_count", "published_post_count", "first_post_at", "last_post_at")
+    }
 
 
 @pytest.mark.parametrize("role", Role)
@@ -140,6 +186,12 @@ def test_a_key_is_the_one_that_is_given(key: dict[str, Any], expected: Key) -> N
         assert convert.from_login(users_pb2.VerifyPasswordRequest(**key)) == expected
 
 
+def test_a_key_of_a_tag_is_the_one_that_is_given() -> None:
+    by_id, by_name = tags_pb2.GetTagRequest(id=3), tags_pb2.GetTagRequest(name=" Maths")
+    assert convert.from_tag_key(by_id) == tags.Key("id", 3)
+    assert convert.from_tag_key(by_name) == tags.Key("name", " Maths")
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -158,6 +210,26 @@ def test_a_filter_has_the_conditions_that_are_given(
     given: dict[str, Any], expected: Filter
 ) -> None:
     assert convert.from_user_filter(users_pb2.UserFilter(**given)) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, posts.Filter()),
+        ({"author_id": 7}, posts.Filter(author_id=7)),
+        ({"author_id": 0}, posts.Filter()),
+        ({"published": False}, posts.Filter(published=False)),
+        ({"published": True}, posts.Filter(published=True)),
+        ({"tag": " Maths"}, posts.Filter(tag=" Maths")),
+        ({"query": "%"}, posts.Filter(query="%")),
+        ({"created_after": Timestamp(nanos=1)}, posts.Filter(created_after=EPOCH)),
+        ({"created_before": Timestamp(nanos=1)}, posts.Filter(created_before=EPOCH + TICK)),
+    ],
+)
+def test_a_filter_of_posts_has_the_conditions_that_are_given(
+    given: dict[str, Any], expected: posts.Filter
+) -> None:
+    assert convert.from_post_filter(posts_pb2.PostFilter(**given)) == expected
 
 
 @pytest.mark.parametrize("field", ["created_after", "created_before"])
@@ -198,6 +270,28 @@ def test_a_mask_names_what_changes(
 ) -> None:
     user = resources_pb2.User(**sent)
     assert convert.user_changes(user, FieldMask(paths=mask)) == expected
+
+
+@pytest.mark.parametrize(
+    ("sent", "mask", "expected"),
+    [
+        ({"id": 5, "author_id": 7, "etag": "x"}, [], {}),
+        ({"title": "New", "published": True}, [], {"title": "New", "published": True}),
+        ({"title": "New", "author_id": 8}, ["title"], {"title": "New"}),
+        ({"tags": [{"name": "a", "id": 3}, {"name": " A "}]}, [], {"tags": ["a", " A "]}),
+        (
+            {"title": "New"},
+            ["*"],
+            {"title": "New", "content": "", "published": False, "tags": []},
+        ),
+        ({}, ["tags", "content", "published"], {"content": "", "published": False, "tags": []}),
+    ],
+)
+def test_a_mask_names_what_changes_of_a_post(
+    sent: dict[str, Any], mask: Sequence[str], expected: dict[str, object]
+) -> None:
+    post = resources_pb2.Post(**sent)
+    assert convert.post_changes(post, FieldMask(paths=mask)) == expected
 
 
 @pytest.mark.parametrize(
