@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncpg import PostgresError
 from sqlalchemy import any_, bindparam, case, false, func, literal_column, or_, select
-from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
+from sqlalchemy.dialects.postgresql import ARRAY, Insert, array, insert
 from sqlalchemy.orm import aliased
 
 from storage.errors import of_sqlstate
@@ -34,6 +34,17 @@ def is_one_of(
     same for any number of them.
     """
     return column == any_(bindparam(None, list(values), type_=ARRAY(column.type)))
+
+
+def is_looked_up(
+    column: InstrumentedAttribute[Any], other: InstrumentedAttribute[Any]
+) -> ColumnElement[bool]:
+    """Tells whether the column holds what another table's does, by looking each of these up.
+
+    `=` would let the tables be merged instead: to find out that there is one row, that reads all of
+    them.
+    """
+    return column == any_(array([other]))
 
 
 def insert_missing(

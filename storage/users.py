@@ -13,6 +13,7 @@ from storage import keyset
 from storage.casefold import fold
 from storage.dialects import (
     changed_at,
+    is_looked_up,
     is_one_of,
     literal,
     moment_after,
@@ -344,9 +345,8 @@ def _conditions(where: Filter) -> list[ColumnElement[bool]]:
     if where.created_before is not None:
         conditions.append(User.created_at < where.created_before)
     if where.has_published:
-        conditions.append(
-            exists().where(Post.author_id == User.id, Post.published.expression).correlate(User)
-        )
+        published = exists().where(is_looked_up(Post.author_id, User.id), Post.published.expression)
+        conditions.append(published.correlate(User))
     if where.query or where.created_after is not None or where.created_before is not None:
         conditions.append(_PLANNED_FOR_ITS_VALUES)
     return conditions
