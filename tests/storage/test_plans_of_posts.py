@@ -150,10 +150,9 @@ async def test_a_page_of_an_author_reads_the_posts_that_are_on_it(
     """Of an author who has no more than a page, they may be read off a bitmap and sorted."""
     for window in windows("id", "created_at"):
         statement = await statement_of(populated, page_of(name, window))
-        for generic in (False, True):
-            plan = await plan_of(planner, statement, generic=generic)
-            rows = window.limit + 1
-            assert_reads_little(plan, (window, generic), most_read=2 * rows, most_sorted=rows)
+        plan = await plan_of(planner, statement, generic=False)
+        rows = window.limit + 1
+        assert_reads_little(plan, window, most_read=2 * rows, most_sorted=rows)
 
 
 @pytest.mark.parametrize("name", ["hot tag", "warm tag", "rare tag"])
