@@ -6,7 +6,18 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from asyncpg import PostgresError
-from sqlalchemy import any_, bindparam, case, false, func, literal_column, or_, select
+from sqlalchemy import (
+    DateTime,
+    any_,
+    bindparam,
+    case,
+    false,
+    func,
+    literal_column,
+    or_,
+    select,
+)
+from sqlalchemy import column as sql_column
 from sqlalchemy.dialects.postgresql import ARRAY, Insert, array, insert
 from sqlalchemy.orm import aliased
 
@@ -16,11 +27,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import ColumnElement, Delete, Select, Update
+    from sqlalchemy import Insert as AnyInsert
     from sqlalchemy.orm import InstrumentedAttribute
+    from sqlalchemy.sql.selectable import TableValuedAlias
+    from sqlalchemy.types import TypeEngine
 
     from storage.database import Transaction
     from storage.models import Base
+
+    Dml = AnyInsert | Update | Delete
 
 _TICK = timedelta(microseconds=1)
 
@@ -112,6 +128,29 @@ async def copy_in(
         raise of_sqlstate(error.sqlstate or "", error.constraint_name or "") from None
 
 
+def is_one_of_given(column: InstrumentedAttribute[Any], name: str) -> ColumnElement[bool]:
+    """Tells, as `is_one_of`, whether the column holds one of the values of a named parameter."""
+    return column == any_(bindparam(name, type_=ARRAY(column.type)))
+
+
+def rows_given(name: str, **columns: type[TypeEngine[Any]]) -> TableValuedAlias:
+    """Rows that are parameters: one array for each column, named `name_column`.
+
+    The statement's text is the same for any number of rows. They come in the order given.
+    """
+    arrays = [bindparam(f"{name}_{column}", type_=ARRAY(kind)) for column, kind in columns.items()]
+    typed = [sql_column(column, kind) for column, kind in columns.items()]
+    return func.unnest(*arrays).table_valued(*typed).render_derived(name=name)
+
+
+def together(result: Select[*tuple[Any, ...]], *changes: Dml) -> Select[*tuple[Any, ...]]:
+    """Returns the statement that makes changes and selects from what some of them return.
+
+    All of them see the database as it was before: no change sees another's but by what it returns.
+    """
+    return result.add_cte(*(change.cte() for change in changes))
+
+
 def changed_at(
     updated_at: InstrumentedAttribute[datetime],
     changes: Mapping[InstrumentedAttribute[Any], object],
@@ -127,6 +166,21 @@ def changed_at(
 def moment_after(updated_at: InstrumentedAttribute[datetime]) -> ColumnElement[datetime]:
     """The database's clock, or the first moment after `updated_at` if the clock is behind it."""
     return func.greatest(func.clock_timestamp(), updated_at + bindparam(None, _TICK))
+
+
+def later_of(
+    one: InstrumentedAttribute[datetime], other: ColumnElement[datetime]
+) -> ColumnElement[datetime]:
+    """The later of two moments."""
+    return func.greatest(one, other)
+
+
+def present_moment() -> ColumnElement[datetime]:
+    """The database's clock, the same all through a statement, which begins after every lock held.
+
+    `now()` is when the transaction began, and it may have waited for its locks since.
+    """
+    return func.statement_timestamp(type_=DateTime(timezone=True))
 
 
 def literal(value: str) -> ColumnElement[str]:

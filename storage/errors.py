@@ -69,6 +69,76 @@ class Stale(StorageError):
         self.name = str(name)
 
 
+class InsufficientCredits(StorageError):
+    """A user can spend less than a transfer takes."""
+
+    def __init__(self, user_id: int, available: int, required: int) -> None:
+        super().__init__(f"user {user_id} has {available} credits available, not {required}")
+        self.user_id = user_id
+        self.available = available
+        self.required = required
+
+
+class InactiveUser(StorageError):
+    """A user who is to send or to receive credits is inactive."""
+
+    def __init__(self, user_id: int) -> None:
+        super().__init__(f"user {user_id} is inactive, and can neither send nor receive credits")
+        self.user_id = user_id
+
+
+class LinkedFailed(StorageError):
+    """Another transfer of the same atomic batch failed.
+
+    Args:
+        index: the place of the first that failed, from 0.
+    """
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"transfer {index} of the batch failed, so none was made")
+        self.index = index
+
+
+class HoldResolved(StorageError):
+    """A transfer is not pending, so it can be neither captured nor released.
+
+    Args:
+        transfer_id: which transfer.
+        state: the state that it is in.
+    """
+
+    def __init__(self, transfer_id: int, state: str) -> None:
+        super().__init__(f"transfer {transfer_id} is {state}, not pending")
+        self.transfer_id = transfer_id
+        self.state = state
+
+
+class AmountTooLarge(StorageError):
+    """More is to be captured than is held."""
+
+    def __init__(self, transfer_id: int, held: int, required: int) -> None:
+        super().__init__(f"transfer {transfer_id} holds {held} credits, not {required}")
+        self.transfer_id = transfer_id
+        self.held = held
+        self.required = required
+
+
+class Overflow(StorageError):
+    """A sum of credits would be more than 64 bits can hold.
+
+    Args:
+        whose: whose credits it is the sum of.
+    """
+
+    def __init__(self, whose: str) -> None:
+        super().__init__(f"the credits of {whose} would be more than 2^63-1")
+        self.whose = whose
+
+
+class HasCredits(StorageError):
+    """A user has credits, or holds that are pending, so they cannot go."""
+
+
 class Contention(StorageError):
     """A serialization failure, a deadlock or a lost race: another try may succeed."""
 
@@ -114,6 +184,9 @@ _BY_CLASS: dict[str, type[StorageError]] = {
     "58": DatabaseDown,  # system error outside the database
 }
 
+# What the database's own triggers refuse, by the name that they give.
+_BY_CONSTRAINT: dict[str, type[StorageError]] = {"byline_keep_credits": HasCredits}
+
 UNIQUE_VIOLATION = "23505"
 
 
@@ -126,7 +199,12 @@ def of_sqlstate(sqlstate: str, constraint: str = "") -> StorageError:
     """
     if sqlstate == UNIQUE_VIOLATION and constraint in UNIQUE_KEYS:
         return AlreadyExists(*UNIQUE_KEYS[constraint])
-    kind = _BY_SQLSTATE.get(sqlstate) or _BY_CLASS.get(sqlstate[:2]) or Unexpected
+    kind = (
+        _BY_CONSTRAINT.get(constraint)
+        or _BY_SQLSTATE.get(sqlstate)
+        or _BY_CLASS.get(sqlstate[:2])
+        or Unexpected
+    )
     return kind(f"SQLSTATE {sqlstate}")
 
 

@@ -188,3 +188,109 @@ class UserPostCount(Base):
     post_count: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
 
     __table_args__ = (Index(None, "post_count", "user_id"),)
+
+
+class CreditAccount(Base):
+    """What a user has: a row for every user, made by a trigger, kept while it is not empty.
+
+    Beside the user and not in it, so that a transfer does not rewrite the wider row.
+    """
+
+    __tablename__ = "credit_accounts"
+
+    user_id: Mapped[int] = mapped_column(
+        ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    available: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    held: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    updated_at: Mapped[datetime] = mapped_column(_moment, server_default=func.now())
+
+    __table_args__ = (
+        CheckConstraint("available >= 0", name="available"),
+        CheckConstraint("held >= 0", name="held"),
+    )
+
+
+class EntryKind(StrEnum):
+    """What the ledger can tell of credits. The last three each resolve a hold."""
+
+    GRANT = "grant"
+    TRANSFER = "transfer"
+    HOLD = "hold"
+    CAPTURE = "capture"
+    RELEASE = "release"
+    EXPIRY = "expiry"
+
+
+class LedgerEntry(Base):
+    """A line of the ledger, which is only ever added to: a trigger refuses everything else.
+
+    It refers to no users, since it outlives them.
+    """
+
+    __tablename__ = "ledger"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    from_user_id: Mapped[int | None] = mapped_column(BigInteger)
+    to_user_id: Mapped[int] = mapped_column(BigInteger)
+    amount: Mapped[int] = mapped_column(BigInteger)
+    memo: Mapped[str] = mapped_column(String(200))
+    hold_id: Mapped[int | None] = mapped_column(BigInteger)
+    expires_at: Mapped[datetime | None] = mapped_column(_moment)
+    created_at: Mapped[datetime] = mapped_column(_moment, server_default=func.now())
+
+    __table_args__ = (
+        CheckConstraint(
+            "kind IN ('grant', 'transfer', 'hold', 'capture', 'release', 'expiry')", name="kind"
+        ),
+        CheckConstraint("amount > 0", name="amount"),
+        CheckConstraint("from_user_id <> to_user_id", name="to_another"),
+        CheckConstraint("(from_user_id IS NULL) = (kind = 'grant')", name="from_nobody"),
+        CheckConstraint("(expires_at IS NOT NULL) = (kind = 'hold')", name="expires"),
+        CheckConstraint(
+            "(hold_id IS NOT NULL) = (kind IN ('capture', 'release', 'expiry'))", name="resolves"
+        ),
+        # A hold is resolved at most once.
+        Index(
+            "ix_ledger_resolution",
+            "hold_id",
+            unique=True,
+            postgresql_where=text("hold_id IS NOT NULL"),
+        ),
+        # What callers know as transfers, and among them the holds, which may be few.
+        Index(
+            "ix_ledger_outgoing",
+            "from_user_id",
+            "id",
+            postgresql_where=text("hold_id IS NULL"),
+        ),
+        Index("ix_ledger_incoming", "to_user_id", "id", postgresql_where=text("hold_id IS NULL")),
+        Index(
+            "ix_ledger_outgoing_holds",
+            "from_user_id",
+            "id",
+            postgresql_where=text("kind = 'hold'"),
+        ),
+        Index(
+            "ix_ledger_incoming_holds", "to_user_id", "id", postgresql_where=text("kind = 'hold'")
+        ),
+    )
+
+
+class OpenHold(Base):
+    """A hold of the ledger that nothing has resolved, expired or not; goes when it is resolved."""
+
+    __tablename__ = "open_holds"
+
+    transfer_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    from_user_id: Mapped[int] = mapped_column(BigInteger)
+    to_user_id: Mapped[int] = mapped_column(BigInteger)
+    amount: Mapped[int] = mapped_column(BigInteger)
+    expires_at: Mapped[datetime] = mapped_column(_moment)
+
+    __table_args__ = (
+        Index(None, "from_user_id", "expires_at"),
+        Index(None, "to_user_id", "expires_at"),
+        Index(None, "expires_at"),
+    )

@@ -1,0 +1,84 @@
+"""Accounts as those see them who change them: locked, in the order of the ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import BigInteger, select, update
+
+from storage.dialects import is_one_of_given, present_moment, rows_given
+from storage.models import CreditAccount, User
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from storage.database import Transaction
+
+# What the database can count.
+MOST = 2**63 - 1
+
+
+@dataclass(slots=True)
+class Account:
+    """A locked account as it is to become, and by how much that is not what it was."""
+
+    user_id: int
+    available: int
+    held: int
+    is_active: bool
+    more_available: int = 0
+    more_held: int = 0
+
+    def add(self, *, available: int = 0, held: int = 0) -> None:
+        """Changes what it is to become."""
+        self.available += available
+        self.held += held
+        self.more_available += available
+        self.more_held += held
+
+    def has_room_for(self, amount: int) -> bool:
+        """Whether so many more can be counted, also when all that is held comes back."""
+        return self.available + self.held + amount <= MOST
+
+
+_LOCK = (
+    select(CreditAccount.user_id, CreditAccount.available, CreditAccount.held, User.is_active)
+    .join(User, User.id == CreditAccount.user_id)
+    .where(is_one_of_given(CreditAccount.user_id, "user_ids"))
+    .order_by(CreditAccount.user_id)
+    .with_for_update(of=CreditAccount, key_share=True)
+)
+
+CHANGES = rows_given("changes", user_id=BigInteger, available=BigInteger, held=BigInteger)
+# Differences and not sums: were a lock ever forgotten, no credits would come of it.
+CHANGE_BALANCES = (
+    update(CreditAccount)
+    .where(CreditAccount.user_id == CHANGES.c.user_id)
+    .values(
+        {
+            CreditAccount.available: CreditAccount.available + CHANGES.c.available,
+            CreditAccount.held: CreditAccount.held + CHANGES.c.held,
+            CreditAccount.updated_at: present_moment(),
+        }
+    )
+)
+
+
+async def lock(tx: Transaction, user_ids: Iterable[int]) -> dict[int, Account]:
+    """Returns the accounts of those of the users that there are, which nobody else can change.
+
+    An account is there while its user is.
+    """
+    rows = await tx.execute(_LOCK, {"user_ids": sorted(set(user_ids))})
+    return {row.user_id: Account(**row) for row in rows.mappings()}
+
+
+def changes_of(changed: Iterable[Account]) -> dict[str, list[int]]:
+    """Returns the parameters of `CHANGE_BALANCES`."""
+    accounts = [each for each in changed if each.more_available or each.more_held]
+    return {
+        "changes_user_id": [each.user_id for each in accounts],
+        "changes_available": [each.more_available for each in accounts],
+        "changes_held": [each.more_held for each in accounts],
+    }

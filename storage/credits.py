@@ -1,0 +1,257 @@
+"""All SQL that begins transfers: grants, transfers and holds, one or many at a time."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta  # noqa: TC003 - NamedTuple keeps the annotations
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    Interval,
+    Select,
+    String,
+    bindparam,
+    func,
+    insert,
+    select,
+)
+
+from storage import accounts, holds
+from storage.dialects import present_moment, rows_given, together
+from storage.errors import (
+    InactiveUser,
+    InsufficientCredits,
+    LinkedFailed,
+    NotFound,
+    Overflow,
+    StorageError,
+)
+from storage.models import CreditAccount, EntryKind, LedgerEntry, OpenHold
+from storage.transfers import State, TransferRow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from storage.accounts import Account
+    from storage.database import Session, Transaction
+
+
+class Balance(NamedTuple):
+    """What a user has. What is held is not available."""
+
+    available: int
+    held: int
+    updated_at: datetime
+
+
+class Operation(NamedTuple):
+    """A change that begins a transfer.
+
+    Args:
+        kind: a grant, a transfer or a hold.
+        to_user_id: who gets the credits, or is to get them.
+        amount: how many, more than 0.
+        from_user_id: whose they are, another user; None for a grant.
+        memo: a note.
+        lifetime: how long a hold lasts, more than nothing; None for what is no hold.
+    """
+
+    kind: EntryKind
+    to_user_id: int
+    amount: int
+    from_user_id: int | None = None
+    memo: str = ""
+    lifetime: timedelta | None = None
+
+    @property
+    def users(self) -> tuple[int, ...]:
+        """The sender, if there is one, and the receiver."""
+        to = self.to_user_id
+        return (to,) if self.from_user_id is None else (self.from_user_id, to)
+
+
+# A transfer that was made, or why it was not.
+Outcome = TransferRow | StorageError
+
+_EXPIRED = (
+    select(
+        OpenHold.from_user_id,
+        func.sum(OpenHold.amount).cast(BigInteger).label("amount"),
+        func.max(OpenHold.expires_at).label("since"),
+    )
+    .where(OpenHold.from_user_id == bindparam("user_id"), OpenHold.expires_at <= present_moment())
+    .group_by(OpenHold.from_user_id)
+    .subquery()
+)
+_BALANCE = (
+    select(
+        CreditAccount.available,
+        CreditAccount.held,
+        CreditAccount.updated_at,
+        _EXPIRED.c.amount,
+        _EXPIRED.c.since,
+    )
+    .outerjoin(_EXPIRED, _EXPIRED.c.from_user_id == CreditAccount.user_id)
+    .where(CreditAccount.user_id == bindparam("user_id"))
+)
+
+_NEW = rows_given(
+    "new",
+    kind=String,
+    from_user_id=BigInteger,
+    to_user_id=BigInteger,
+    amount=BigInteger,
+    memo=String,
+    lifetime=Interval,
+)
+
+
+def _make(*, hold: bool) -> Select[*tuple[Any, ...]]:
+    """Writes transfers down and changes the balances, in one statement.
+
+    Args:
+        hold: whether there are holds among the transfers.
+    """
+    entry = {
+        LedgerEntry.kind: _NEW.c.kind,
+        LedgerEntry.from_user_id: _NEW.c.from_user_id,
+        LedgerEntry.to_user_id: _NEW.c.to_user_id,
+        LedgerEntry.amount: _NEW.c.amount,
+        LedgerEntry.memo: _NEW.c.memo,
+        LedgerEntry.expires_at: present_moment() + _NEW.c.lifetime,
+        LedgerEntry.created_at: present_moment(),
+    }
+    made = (
+        insert(LedgerEntry)
+        .from_select(list(entry), select(*entry.values()))
+        .returning(*LedgerEntry.__table__.columns)
+        .cte("made")
+    )
+    # Ids are given in the order of the rows.
+    result = select(made.c.id, made.c.created_at, made.c.expires_at).order_by(made.c.id)
+    if not hold:
+        return together(result, accounts.CHANGE_BALANCES)
+    opened = {
+        OpenHold.transfer_id: made.c.id,
+        OpenHold.from_user_id: made.c.from_user_id,
+        OpenHold.to_user_id: made.c.to_user_id,
+        OpenHold.amount: made.c.amount,
+        OpenHold.expires_at: made.c.expires_at,
+    }
+    holds_made = select(*opened.values()).where(made.c.kind == EntryKind.HOLD)
+    opening = insert(OpenHold).from_select(list(opened), holds_made)
+    return together(result, accounts.CHANGE_BALANCES, opening)
+
+
+_MAKE, _MAKE_WITH_HOLDS = _make(hold=False), _make(hold=True)
+
+
+async def get_balance(read: Session, user_id: int) -> Balance:
+    """Returns what a user has. What an expired hold held is available, whoever notes it when.
+
+    Raises:
+        NotFound: when there is no such user.
+    """
+    row = (await read.execute(_BALANCE, {"user_id": user_id})).one_or_none()
+    if row is None:
+        raise NotFound("user", user_id)
+    back = row.amount or 0
+    updated_at = max(row.updated_at, row.since or row.updated_at)
+    return Balance(row.available + back, row.held - back, updated_at)
+
+
+async def make(tx: Transaction, operation: Operation) -> TransferRow:
+    """Makes one transfer.
+
+    Raises:
+        NotFound: when there is no such user.
+        InactiveUser: when either user is inactive.
+        InsufficientCredits: when the sender has too little available.
+        Overflow: when the receiver would have more than can be counted.
+    """
+    (outcome,) = await make_all(tx, [operation])
+    if isinstance(outcome, StorageError):
+        raise outcome
+    return outcome
+
+
+async def make_all(
+    tx: Transaction, operations: Sequence[Operation], *, atomic: bool = False
+) -> list[Outcome]:
+    """Makes transfers in order, in as many statements for a thousand as for one.
+
+    Args:
+        tx: the transaction.
+        operations: what to make.
+        atomic: makes none when any of them fails. Otherwise each stands alone.
+
+    Returns:
+        The outcome of each, in order. What it failed with is what `make` raises; where another of
+        an atomic batch failed, `LinkedFailed`.
+    """
+    locked = await accounts.lock(tx, (user_id for each in operations for user_id in each.users))
+    await holds.expire(tx, locked)
+    refusals = [_book(locked, each) for each in operations]
+    failed = next((at for at, refusal in enumerate(refusals) if refusal), None)
+    if atomic and failed is not None:
+        linked = LinkedFailed(failed)
+        return [(at == failed and refusal) or linked for at, refusal in enumerate(refusals)]
+    accepted = [each for each, refusal in zip(operations, refusals, strict=True) if not refusal]
+    made = iter(await _write(tx, accepted, locked))
+    return [refusal or next(made) for refusal in refusals]
+
+
+def _book(locked: Mapping[int, Account], operation: Operation) -> StorageError | None:
+    """Changes the accounts by an operation, or tells why that cannot be."""
+    for user_id in operation.users:
+        if user_id not in locked:
+            return NotFound("user", user_id)
+    for user_id in operation.users:
+        if not locked[user_id].is_active:
+            return InactiveUser(user_id)
+    receiver, amount = locked[operation.to_user_id], operation.amount
+    if operation.from_user_id is not None:
+        sender = locked[operation.from_user_id]
+        if sender.available < amount:
+            return InsufficientCredits(sender.user_id, sender.available, amount)
+        if operation.kind is EntryKind.HOLD:
+            sender.add(available=-amount, held=amount)
+            return None
+    if not receiver.has_room_for(amount):
+        return Overflow(f"user {receiver.user_id}")
+    if operation.from_user_id is not None:
+        locked[operation.from_user_id].add(available=-amount)
+    receiver.add(available=amount)
+    return None
+
+
+async def _write(
+    tx: Transaction, accepted: Sequence[Operation], locked: Mapping[int, Account]
+) -> list[TransferRow]:
+    """Writes down what was booked."""
+    if not accepted:
+        return []
+    given = accounts.changes_of(locked.values()) | {
+        "new_kind": [each.kind.value for each in accepted],
+        "new_from_user_id": [each.from_user_id for each in accepted],
+        "new_to_user_id": [each.to_user_id for each in accepted],
+        "new_amount": [each.amount for each in accepted],
+        "new_memo": [each.memo for each in accepted],
+        "new_lifetime": [each.lifetime for each in accepted],
+    }
+    with_holds = any(each.kind is EntryKind.HOLD for each in accepted)
+    rows = await tx.execute(_MAKE_WITH_HOLDS if with_holds else _MAKE, given)
+    return [
+        TransferRow(
+            id=row.id,
+            kind=each.kind,
+            from_user_id=each.from_user_id,
+            to_user_id=each.to_user_id,
+            amount=each.amount,
+            memo=each.memo,
+            created_at=row.created_at,
+            expires_at=row.expires_at,
+            state=State.PENDING if each.kind is EntryKind.HOLD else State.SETTLED,
+        )
+        for each, row in zip(accepted, rows, strict=True)
+    ]
