@@ -18,12 +18,14 @@ import migrations
 from service import logs
 from service.config import Address, Settings, SettingsError, load, parse_address
 from service.loop import run
+from service.maintenance import finish, jobs
 from service.passwords import hash_with_salt
 from service.server import pool_config, serve
 from service.supervisor import supervise
 from storage import embedded, seeding
-from storage.database import Database, without_password
-from storage.errors import AlreadyExists
+from storage.database import Database
+from storage.errors import AlreadyExists, StorageError
+from storage.urls import without_password
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -150,6 +152,24 @@ def _seed(settings: Settings, **amounts: int) -> None:
 
         run(fill())
     print(f"Every user's password is: {SEEDED_PASSWORD}")
+
+
+def _maintain(settings: Settings) -> None:
+    """Does what servers do in the background now and then, to the end, and says how much it was."""
+
+    async def maintain() -> None:
+        db = Database(where.url, pool_config(settings))
+        try:
+            for job in jobs(settings):
+                print(f"{job.name}: {await finish(db, job)}")
+        except StorageError as error:
+            raise CommandFailed(f"the database failed: {error}") from error
+        finally:
+            await db.close()
+
+    with _database(settings, share=True) as where:
+        _ensure_schema(settings, where)
+        run(maintain())
 
 
 @contextmanager
@@ -296,6 +316,12 @@ def _parser() -> argparse.ArgumentParser:
             f"--{name}", type=_natural, default=default, metavar="N", help=f"{text} [{default}]"
         )
     _add_settings(seeding_, ("database_url", "data_dir", "migrate", "log_level", "log_format"))
+
+    maintaining = _command(commands, "maintenance", _maintain)
+    _add_settings(
+        maintaining,
+        ("database_url", "data_dir", "migrate", "request_retention", "log_level", "log_format"),
+    )
     return parser
 
 
@@ -344,6 +370,8 @@ def _metavar(name: str, annotation: object) -> str:
         return "{" + ",".join(get_args(annotation)) + "}"
     if name == "listen":
         return "HOST:PORT"
+    if name == "request_key":
+        return "KEY"
     return {int: "N", float: "SECONDS", Path: "DIR"}.get(annotation, "URL")  # type: ignore[call-overload, no-any-return] # any annotation may be looked up
 
 

@@ -17,13 +17,15 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from storage.database import check_url
+from storage.urls import check_url
 
 HIGHEST_PORT = 0xFFFF
 IPV6 = 6
 # PostgreSQL counts its timeouts in milliseconds, in 31 bits.
 LONGEST = 2_147_483
 HIGHEST_WORD = 0xFFFF_FFFF
+# As much as the digests hold: RFC 2104.
+SHORTEST_KEY = 32
 # argon2 refuses less: RFC 9106.
 KIB_PER_LANE = 8
 
@@ -132,6 +134,19 @@ class Settings(BaseSettings):
         5, description="times a transaction is tried again after a deadlock or the like"
     )
 
+    request_retention: PositiveSeconds = Field(
+        86400, description="seconds for which a call with a request id can be sent again"
+    )
+    request_key: Annotated[str, Field(min_length=SHORTEST_KEY)] | None = Field(
+        None,
+        description="a secret of 32 characters or more that requests are digested with; "
+        "one is kept in the database unless set",
+        repr=False,
+    )
+    maintenance_interval: PositiveSeconds = Field(
+        60, description="seconds between rounds of maintenance, give or take half"
+    )
+
     health_interval: PositiveSeconds = Field(
         1, description="seconds between looks at the database for grpc.health.v1"
     )
@@ -201,7 +216,8 @@ def load(**flags: object) -> Settings:
         name = str(first["loc"][0])
         given = f"--{name.replace('_', '-')}" if name in flags else f"BYLINE_{name.upper()}"
         reason = str(first.get("ctx", {}).get("error") or first["msg"])
-        shown = "" if name == "database_url" else f" {first['input']!r}"
+        may_be_shown = Settings.model_fields[name].repr
+        shown = f" {first['input']!r}" if may_be_shown else ""
         raise SettingsError(f"{given}{shown}: {reason}") from None
     except UnicodeDecodeError:
         raise SettingsError(".env: is not UTF-8") from None

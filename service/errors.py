@@ -16,7 +16,7 @@ from google.rpc import status_pb2
 from storage import errors as storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from google.protobuf.message import Message
 
@@ -53,8 +53,16 @@ class Overloaded(Exception):
     """More work is offered than the server takes on."""
 
 
-class Unsupported(Exception):
-    """The request asks for what this server cannot do."""
+class RequestIdReused(Exception):
+    """Another request came with the same request id before.
+
+    Args:
+        fields: the paths at which the two differ.
+    """
+
+    def __init__(self, fields: Sequence[str]) -> None:
+        super().__init__(f"this request id came before with another {', '.join(fields)}")
+        self.fields = fields
 
 
 class DeadlineExceeded(Exception):
@@ -95,12 +103,14 @@ class Rule(NamedTuple):
         reason: the ErrorInfo's reason.
         message: the sentence; None is the error's own, which is fit for callers.
         more: the details beside ErrorInfo, made from the error.
+        metadata: the ErrorInfo's metadata, made from the error.
     """
 
     code: Code
     reason: Reason.ValueType
     message: str | None = None
     more: Callable[[Any], tuple[Message, ...]] = lambda _: ()
+    metadata: Callable[[Any], Mapping[str, str]] = lambda _: {}
 
 
 def _retry_after(milliseconds: int) -> Callable[[Any], tuple[Message, ...]]:
@@ -140,6 +150,16 @@ def _precondition(
     return failure
 
 
+def _reused(error: RequestIdReused) -> tuple[Message, ...]:
+    violations = [
+        details.PreconditionFailure.Violation(
+            type="REQUEST_ID_REUSED", subject=field, description="differs from the first call's"
+        )
+        for field in error.fields
+    ]
+    return (details.PreconditionFailure(violations=violations),)
+
+
 TABLE: dict[type[BaseException], Rule] = {
     InvalidRequest: Rule(
         Code.INVALID_ARGUMENT, reasons.ERROR_REASON_INVALID_REQUEST, None, _bad_request
@@ -149,7 +169,13 @@ TABLE: dict[type[BaseException], Rule] = {
         reasons.ERROR_REASON_INVALID_CREDENTIALS,
         "no active user has this login and password",
     ),
-    Unsupported: Rule(Code.UNIMPLEMENTED, reasons.ERROR_REASON_UNSUPPORTED),
+    RequestIdReused: Rule(
+        Code.FAILED_PRECONDITION,
+        reasons.ERROR_REASON_REQUEST_ID_REUSED,
+        None,
+        _reused,
+        lambda error: {"fields": ",".join(error.fields)},
+    ),
     Overloaded: Rule(
         Code.RESOURCE_EXHAUSTED,
         reasons.ERROR_REASON_OVERLOADED,
@@ -222,9 +248,12 @@ def failure_of(error: BaseException, request_id: str) -> Failure:
     if rule is None:
         message = f"the server failed; its log tells more under request id {request_id}"
         return Failure(Code.INTERNAL, message, (_error_info(reasons.ERROR_REASON_INTERNAL),))
-    info = _error_info(rule.reason)
+    info = _error_info(rule.reason, rule.metadata(error))
     return Failure(rule.code, rule.message or str(error), (info, *rule.more(error)))
 
 
-def _error_info(reason: Reason.ValueType) -> details.ErrorInfo:
-    return details.ErrorInfo(domain=DOMAIN, reason=Reason.Name(reason).removeprefix(_PREFIX))
+def _error_info(
+    reason: Reason.ValueType, metadata: Mapping[str, str] | None = None
+) -> details.ErrorInfo:
+    name = Reason.Name(reason).removeprefix(_PREFIX)
+    return details.ErrorInfo(domain=DOMAIN, reason=name, metadata=metadata)

@@ -11,8 +11,9 @@ import asyncio
 import random
 import secrets
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import grpc
 import protovalidate
@@ -25,10 +26,10 @@ from service.errors import (
     Code,
     DeadlineExceeded,
     InvalidRequest,
-    Unsupported,
     Violation,
     failure_of,
 )
+from service.idempotency import REQUEST_ID_FIELD
 from storage.database import Usage, Wait, usage
 from storage.errors import Contention
 
@@ -38,8 +39,12 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from grpc.aio import ServicerContext
 
+    from service.idempotency import Idempotency, Serve
+
     Context = ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
+
+Result = TypeVar("Result")
 
 PREFIX = "/byline."
 REQUEST_ID = "x-request-id"
@@ -91,8 +96,9 @@ class Limits:
 class Pipeline(grpc.aio.ServerInterceptor):
     """Wraps every method of Byline's own services, once, when it is first called."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, idempotency: Idempotency) -> None:
         self.limits = limits
+        self.idempotency = idempotency
         self.validator = protovalidate.Validator()
         self._methods: dict[str, Handler] = {}
         self._under_way = 0
@@ -148,7 +154,7 @@ class _Method:
         self._path = path
         self._parse: Callable[[bytes], Message] = handler.request_deserializer  # type: ignore[assignment] # always set
         self._serve: Callable[[Message, Context], Awaitable[Message]] = handler.unary_unary  # type: ignore[assignment] # always set
-        self._takes_request_id = "request_id" in descriptor.input_type.fields_by_name
+        self._takes_request_id = REQUEST_ID_FIELD in descriptor.input_type.fields_by_name
 
     async def call(self, raw: bytes, context: Context) -> bytes:
         """Answers the call, whatever happens."""
@@ -182,12 +188,11 @@ class _Method:
         try:
             async with timeout:
                 request = self._read(raw)
-                response = await self._serve_patiently(request, context)
+                return await self._respond(request, partial(self._serve, request, context))
         except TimeoutError:
             if not timeout.expired():
                 raise
             raise DeadlineExceeded(_WAITED_FOR[use.waiting_for]) from None
-        return response.SerializeToString()
 
     def _seconds(self, context: Context) -> float:
         """The time this call may take.
@@ -206,7 +211,6 @@ class _Method:
 
         Raises:
             InvalidRequest: when it cannot be parsed, or breaks a rule.
-            Unsupported: when it carries a request id.
         """
         try:
             request = self._parse(raw)
@@ -218,19 +222,24 @@ class _Method:
         )
         if violations:
             raise InvalidRequest(*map(_to_violation, violations[:MOST_VIOLATIONS]))
-        if self._takes_request_id and request.request_id:  # type: ignore[attr-defined] # looked up
-            raise Unsupported("this server keeps no request ids: send the call without one")
         return request
 
-    async def _serve_patiently(self, request: Message, context: Context) -> Message:
-        """Serves the call again while others are in the way of its transaction."""
+    async def _respond(self, request: Message, serve: Serve) -> bytes:
+        """Serves the request, once for its request id if it has one, and writes the response."""
+        if self._takes_request_id and request.request_id:  # type: ignore[attr-defined] # looked up
+            answer = self._pipeline.idempotency.answer
+            return await answer(self._path, request, serve, self._patiently)
+        return (await self._patiently(serve)).SerializeToString()
+
+    async def _patiently(self, act: Callable[[], Awaitable[Result]]) -> Result:
+        """Acts again while others are in the way of the transaction."""
         for attempt in range(self._limits.retries):
             try:
-                return await self._serve(request, context)
+                return await act()
             except Contention:
                 # Nothing has been sent to the caller, and the transaction left no trace.
                 await asyncio.sleep(random.uniform(0, FIRST_BACKOFF * 2**attempt))  # noqa: S311 - jitter
-        return await self._serve(request, context)
+        return await act()
 
     async def _fail(
         self, error: BaseException, context: Context, request_id: str, started: float, use: Usage

@@ -18,7 +18,9 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
 from service.health import Health
+from service.idempotency import Idempotency
 from service.interceptors import Limits, Pipeline
+from service.maintenance import Maintenance, jobs
 from service.passwords import Passwords
 from service.posts import Posts
 from service.profiles import Profiles
@@ -54,18 +56,6 @@ class Server:
 
     def __init__(self, settings: Settings, database_url: str) -> None:
         self._settings = settings
-        self._pipeline = Pipeline(
-            Limits(
-                default=settings.default_deadline,
-                longest=settings.max_deadline,
-                margin=settings.deadline_margin,
-                retries=settings.contention_retries,
-            )
-        )
-        self._server = grpc.aio.server(
-            interceptors=[self._pipeline],
-            options=[("grpc.so_reuseport", int(settings.workers > 1))],
-        )
         self._database = Database(database_url, pool_config(settings))
         self._passwords = Passwords(
             time_cost=settings.hash_time_cost,
@@ -73,6 +63,23 @@ class Server:
             parallelism=settings.hash_parallelism,
             threads=settings.hash_threads,
             queue=settings.hash_queue,
+        )
+        key = settings.request_key
+        self._pipeline = Pipeline(
+            Limits(
+                default=settings.default_deadline,
+                longest=settings.max_deadline,
+                margin=settings.deadline_margin,
+                retries=settings.contention_retries,
+            ),
+            Idempotency(self._database, self._passwords, key.encode() if key else None),
+        )
+        self._server = grpc.aio.server(
+            interceptors=[self._pipeline],
+            options=[("grpc.so_reuseport", int(settings.workers > 1))],
+        )
+        self._maintenance = Maintenance(
+            self._database, jobs(settings), settings.maintenance_interval
         )
         self._health = Health(
             self._database,
@@ -97,13 +104,17 @@ class Server:
         """
         port = self._server.add_insecure_port(str(address))
         await self._server.start()
-        watching = asyncio.create_task(self._health.watch())
+        background = [
+            asyncio.create_task(self._health.watch()),
+            asyncio.create_task(self._maintenance.keep_up()),
+        ]
         try:
             yield port
         finally:
             await self._drain()
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
             self._passwords.close()
             await self._database.close()
 

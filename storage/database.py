@@ -13,15 +13,15 @@ from enum import StrEnum
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, PendingRollbackError
+from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolWaitError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from storage.errors import DatabaseDown, PoolTimeout, StorageError, translate
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 
     from sqlalchemy import CursorResult, Executable
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -71,14 +71,6 @@ class Usage:
 
 
 _PING = text("SELECT 1")
-# The options of asyncpg whose values may be text.
-URL_OPTIONS = {
-    *("host", "port", "user", "database", "passfile", "ssl", "krbsrvname", "gsslib"),
-    *("target_session_attrs", "command_timeout", "statement_cache_size"),
-    *("max_cached_statement_lifetime", "max_cacheable_statement_size"),
-    "prepared_statement_cache_size",
-}
-
 # A caller that wants to know sets its own; without one, nobody looks at the shared default.
 usage: ContextVar[Usage] = ContextVar("usage")
 
@@ -162,6 +154,76 @@ class Transaction(Session):
             raise DatabaseDown("the connection was lost within the transaction") from error
 
 
+@dataclass(slots=True)
+class Unit:
+    """Blocks of `transaction()` that take effect together, or not at all.
+
+    Args:
+        begin: called with the transaction before the first block has it.
+        tx: the transaction, once a block has asked for one.
+    """
+
+    begin: Callable[[Transaction], Awaitable[None]]
+    tx: Transaction | None = None
+    _failed: bool = field(default=False)
+
+    @asynccontextmanager
+    async def joined(self, engine: AsyncEngine) -> AsyncIterator[Transaction]:
+        """Lends the transaction to one block, and opens it for the first."""
+        self._ensure_whole()
+        try:
+            if self.tx is None:
+                self.tx = Transaction(engine, await _connect(engine))
+                await self.begin(self.tx)
+            yield self.tx
+        except BaseException:
+            self._failed = True
+            raise
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether no block has asked for the transaction."""
+        return self.tx is None and not self._failed
+
+    async def commit(self) -> None:
+        """Commits what the blocks did."""
+        self._ensure_whole()
+        if self.tx is not None:
+            await self.tx.commit()
+
+    def _ensure_whole(self) -> None:
+        # A servicer that passes over the failure of a block would have the rest of it committed.
+        if self._failed:
+            raise RuntimeError("a transaction that failed is part of this unit")
+
+
+_unit: ContextVar[Unit | None] = ContextVar("unit", default=None)
+
+
+@asynccontextmanager
+async def unit(begin: Callable[[Transaction], Awaitable[None]]) -> AsyncIterator[Unit]:
+    """Makes one transaction of all that are opened in the block; it commits when the block ends.
+
+    A block that opens none has no transaction, and `begin` is not called.
+
+    Args:
+        begin: called with the transaction before anybody else has it. What it raises, the first
+            to open a transaction gets.
+
+    Raises:
+        Contention: when the commit fails for what other transactions did.
+    """
+    made = Unit(begin)
+    token = _unit.set(made)
+    try:
+        yield made
+        await made.commit()
+    finally:
+        _unit.reset(token)
+        if made.tx is not None:
+            await _finish(made.tx)
+
+
 class Database:
     """A database, reached through one pool.
 
@@ -190,11 +252,18 @@ class Database:
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Opens a transaction that commits when the block ends and rolls back when it raises.
 
+        Within a `unit`, the block is a part of the unit's transaction.
+
         Raises:
             PoolTimeout: when no connection comes free in time.
             DatabaseDown: when no connection can be opened.
             Contention: when the commit fails for what other transactions did.
         """
+        whole = _unit.get()
+        if whole is not None:
+            async with whole.joined(self._engine) as tx:
+                yield tx
+            return
         tx = Transaction(self._engine, await _connect(self._engine))
         try:
             yield tx
@@ -239,22 +308,6 @@ class Database:
         for engine in (self._vital, self._engine):
             event.listen(engine.sync_engine.pool, "checkin", _close_entry)
             await engine.dispose()
-
-
-def check_url(url: str) -> None:
-    """Raises `ValueError`, with the reason for people, when no database can have this URL."""
-    try:
-        options = make_url(url).query
-    except (ArgumentError, ValueError):
-        raise ValueError("is not DRIVER://USER:PASSWORD@HOST:PORT/NAME?OPTION=VALUE") from None
-    if unknown := sorted(options.keys() - URL_OPTIONS):
-        hint = "; sslmode is spelt ssl here" if "sslmode" in unknown else ""
-        raise ValueError(f"asyncpg takes no {', '.join(unknown)} from a URL{hint}")
-
-
-def without_password(url: str) -> str:
-    """Returns the URL as it may be shown."""
-    return make_url(url).render_as_string(hide_password=True)
 
 
 def _engine(url: str, pool: PoolConfig) -> AsyncEngine:

@@ -11,8 +11,10 @@ from sqlalchemy import (
     any_,
     bindparam,
     case,
+    delete,
     false,
     func,
+    inspect,
     literal_column,
     or_,
     select,
@@ -91,6 +93,39 @@ def insert_missing(
         for column, values in columns.items()
     )
     return insert(table).from_select(list(columns), select(*unnested)).on_conflict_do_nothing()
+
+
+def insert_if_missing(
+    table: type[Base], values: Mapping[InstrumentedAttribute[Any], object]
+) -> Insert:
+    """Adds a row, or none when one of its unique keys is taken.
+
+    Waits for a transaction that is adding the same, to see whether it commits.
+    """
+    return insert(table).values(dict(values)).on_conflict_do_nothing()
+
+
+def delete_batch(
+    table: type[Base],
+    where: ColumnElement[bool],
+    order: InstrumentedAttribute[Any],
+    rows: int,
+) -> Delete:
+    """Deletes the first of the rows that match, and passes over those that somebody has locked.
+
+    Args:
+        table: what is deleted from.
+        where: which rows may go.
+        order: which of them go first.
+        rows: how many go at most.
+    """
+    key = inspect(table).primary_key
+    # A statement of its own, so that it runs once: PostgreSQL may run a subquery any number of
+    # times, and each time locks other rows.
+    first = (
+        select(*key).where(where).order_by(order).limit(rows).with_for_update(skip_locked=True)
+    ).cte("first")
+    return delete(table).where(*(column == first.c[column.name] for column in key))
 
 
 async def reserve_ids(tx: Transaction, column: InstrumentedAttribute[int], count: int) -> list[int]:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 - SQLAlchemy reads the annotations
 from enum import StrEnum
+from uuid import UUID  # noqa: TC003 - SQLAlchemy reads the annotations
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     CheckConstraint,
     DateTime,
     ForeignKey,
     Identity,
     Index,
+    LargeBinary,
     MetaData,
+    SmallInteger,
     String,
     Text,
+    Uuid,
     func,
     text,
 )
@@ -294,3 +299,31 @@ class OpenHold(Base):
         Index(None, "to_user_id", "expires_at"),
         Index(None, "expires_at"),
     )
+
+
+class Request(Base):
+    """A call that took effect, and its answer for when it is sent again; goes in time."""
+
+    __tablename__ = "requests"
+
+    # The id first: it tells the calls apart, and the rest seldom does.
+    request_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    method: Mapped[str] = mapped_column(Text, primary_key=True)
+    caller: Mapped[str] = mapped_column(Text, primary_key=True)
+    digests: Mapped[dict[str, str]] = mapped_column(JSON)
+    # None only within the transaction that serves the call.
+    answer: Mapped[bytes | None] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(_moment, server_default=func.now())
+
+    __table_args__ = (Index(None, "created_at"),)
+
+
+class RequestKey(Base):
+    """The secret that requests are digested with: one row."""
+
+    __tablename__ = "request_keys"
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    secret: Mapped[bytes] = mapped_column(LargeBinary)
+
+    __table_args__ = (CheckConstraint("id = 1", name="single"),)

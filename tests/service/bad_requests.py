@@ -47,7 +47,6 @@ def refused(*fields: str) -> Outcome:
 SERVED = Outcome(Code.OK, details=frozenset())
 REFUSED = refused("{}")
 UNREADABLE = refused("")
-UNSUPPORTED = Outcome(Code.UNIMPLEMENTED, "UNSUPPORTED")
 UNKNOWN_LOGIN = Outcome(Code.UNAUTHENTICATED, "INVALID_CREDENTIALS")
 NOT_FOUND = Outcome(Code.NOT_FOUND, "NOT_FOUND", details=frozenset({"ErrorInfo", "ResourceInfo"}))
 STALE = Outcome(
@@ -366,14 +365,14 @@ def mask(*mutable: str, immutable: Sequence[str]) -> Kind:
 
 
 def request_id() -> Kind:
-    """A request id, which this server does not keep."""
+    """A request id."""
     wrong = ("1", "\0", OWL, "01234567-89ab-cdef-0123-456789abcdeg", MEGABYTE)
     given = "01234567-89ab-cdef-0123-456789abcdef"
     return (
         *_left_out(SERVED),
         *_not_utf8(),
-        Variant("a UUID", given, UNSUPPORTED),
-        Variant("a UUID in capitals", given.upper(), UNSUPPORTED),
+        Variant("a UUID", given, SERVED),
+        Variant("a UUID in capitals", given.upper(), SERVED),
         *(Variant(f"{each!r:.40}", each, REFUSED) for each in wrong),
         Variant("too long", given + "0", REFUSED),
     )

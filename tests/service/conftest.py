@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 EMPTY = """
-    DELETE FROM users; DELETE FROM tags;
+    DELETE FROM users; DELETE FROM tags; DELETE FROM requests;
     ALTER SEQUENCE users_id_seq RESTART;
     ALTER SEQUENCE posts_id_seq RESTART;
     ALTER SEQUENCE tags_id_seq RESTART

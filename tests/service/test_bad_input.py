@@ -515,7 +515,7 @@ class World:
 
     async def restore(self) -> None:
         """Makes the database what every case starts from."""
-        await self.connection.execute("TRUNCATE users, tags RESTART IDENTITY CASCADE")
+        await self.connection.execute("TRUNCATE users, tags, requests RESTART IDENTITY CASCADE")
         ada = await factories.add_user(
             self.db, email=EMAIL, username=USERNAME, password_hash=self.password_hash
         )

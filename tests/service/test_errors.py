@@ -35,7 +35,7 @@ CONTENTION = (Code.ABORTED, "CONTENTION", {"RetryInfo"})
 FULL_OF_TAGS = (Code.FAILED_PRECONDITION, "TOO_MANY_TAGS", {"PreconditionFailure"})
 REFERENCED = (Code.FAILED_PRECONDITION, "STILL_REFERENCED", {"PreconditionFailure"})
 UNKNOWN_LOGIN = (Code.UNAUTHENTICATED, "INVALID_CREDENTIALS", set[str]())
-UNSUPPORTED = (Code.UNIMPLEMENTED, "UNSUPPORTED", set[str]())
+REUSED = (Code.FAILED_PRECONDITION, "REQUEST_ID_REUSED", {"PreconditionFailure"})
 OVERLOADED = (Code.RESOURCE_EXHAUSTED, "OVERLOADED", {"RetryInfo"})
 POOL_WAIT = (Code.UNAVAILABLE, "POOL_WAIT", {"RetryInfo"})
 DOWN = (Code.UNAVAILABLE, "DATABASE_DOWN", {"RetryInfo"})
@@ -47,7 +47,7 @@ INTERNAL = (Code.INTERNAL, "INTERNAL", set[str]())
 RAISED = [
     (errors.InvalidRequest(errors.Violation("email", "is missing")), REFUSED),
     (errors.InvalidCredentials(SECRET), UNKNOWN_LOGIN),
-    (errors.Unsupported("not here"), UNSUPPORTED),
+    (errors.RequestIdReused(["password", "user.full_name"]), REUSED),
     (errors.Overloaded(SECRET), OVERLOADED),
     (errors.DeadlineExceeded(errors_pb2.ERROR_REASON_STATEMENT), STATEMENT),
     (errors.DeadlineExceeded(errors_pb2.ERROR_REASON_LOCK_WAIT), LOCK_WAIT),
@@ -149,6 +149,14 @@ def test_a_resource_is_named_as_the_caller_named_it() -> None:
         details = failure_of(error, REQUEST_ID).details
         (info,) = [each for each in details if isinstance(each, error_details_pb2.ResourceInfo)]
         assert (info.resource_type, info.resource_name) == ("user", "7")
+
+
+def test_fields_that_differ_are_named_one_by_one() -> None:
+    info, told_of = failure_of(errors.RequestIdReused(["password", "user.id"]), REQUEST_ID).details
+    assert isinstance(info, error_details_pb2.ErrorInfo)
+    assert dict(info.metadata) == {"fields": "password,user.id"}
+    assert isinstance(told_of, error_details_pb2.PreconditionFailure)
+    assert [each.subject for each in told_of.violations] == ["password", "user.id"]
 
 
 def test_every_violation_is_told() -> None:

@@ -16,7 +16,10 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from service import interceptors
 from service.errors import Overloaded
+from service.idempotency import Idempotency
 from service.interceptors import Limits, Pipeline
+from service.passwords import Passwords
+from storage.database import Database
 from storage.errors import Contention, DatabaseDown, NotFound
 from tests import factories
 from tests.clients import Client, outcome_of, refusal_of
@@ -28,13 +31,14 @@ if TYPE_CHECKING:
 
     from structlog.typing import EventDict
 
-    from storage.database import Database
     from tests.conftest import Serve
     from tests.service.conftest import LogOf
 
 Code = grpc.StatusCode
 # What no test waits for; one that does has failed.
 LONG = 60.0
+# Nobody listens there: port 1 is for tcpmux.
+NOWHERE = "postgresql+asyncpg://byline@127.0.0.1:1/byline"
 NOBODY = pb.GetUserRequest(id=7)
 
 
@@ -71,13 +75,17 @@ async def scripted(
         response_serializer=pb.CountUsersResponse.SerializeToString,
     )
     service = grpc.method_handlers_generic_handler("byline.v1.UserService", {"CountUsers": method})
-    server = grpc.aio.server(interceptors=[Pipeline(limits or Limits())])
+    passwords = Passwords(time_cost=1, memory_kib=8, parallelism=1, threads=1, queue=1)
+    # Its one method takes no request id.
+    idempotency = Idempotency(Database(NOWHERE), passwords, None)
+    server = grpc.aio.server(interceptors=[Pipeline(limits or Limits(), idempotency)])
     server.add_generic_rpc_handlers((service,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with Client(f"127.0.0.1:{port}") as client:
         yield client
     await server.stop(0)
+    passwords.close()
 
 
 class Script:

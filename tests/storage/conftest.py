@@ -28,7 +28,7 @@ async def db(shared_url: str) -> AsyncIterator[Database]:
     """A migrated database with nothing in it: one for the tests of a file, emptied for each."""
     database = Database(shared_url)
     async with database.transaction() as tx:
-        await tx.execute(text("TRUNCATE users, tags CASCADE"))
+        await tx.execute(text("TRUNCATE users, tags, requests CASCADE"))
     yield database
     await database.close()
 

@@ -18,7 +18,6 @@ from storage.database import (
     Usage,
     Wait,
     usage,
-    without_password,
 )
 from storage.errors import (
     AlreadyExists,
@@ -754,10 +753,3 @@ async def test_usage_keeps_what_a_cancelled_caller_waited_for(
         await until(lambda: mine.waiting_for is Wait.POOL)
         await end(counting)
     assert mine.waiting_for is Wait.POOL
-
-
-def test_a_url_is_shown_without_its_password() -> None:
-    shown = without_password(
-        "postgresql+asyncpg://ada:s3cret@db.example.com:5433/byline?ssl=require"
-    )
-    assert shown == "postgresql+asyncpg://ada:***@db.example.com:5433/byline?ssl=require"

@@ -1,0 +1,44 @@
+"""Requests that were answered, and the secret that they are digested with."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Makes the tables."""
+    op.create_table(
+        "requests",
+        sa.Column("request_id", sa.Uuid(), nullable=False),
+        sa.Column("method", sa.Text(), nullable=False),
+        sa.Column("caller", sa.Text(), nullable=False),
+        sa.Column("digests", sa.JSON(), nullable=False),
+        sa.Column("answer", sa.LargeBinary()),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+        ),
+        sa.PrimaryKeyConstraint("request_id", "method", "caller", name=op.f("pk_requests")),
+    )
+    op.create_index(op.f("ix_requests_created_at"), "requests", ["created_at"])
+    op.create_table(
+        "request_keys",
+        sa.Column("id", sa.SmallInteger(), autoincrement=False, nullable=False),
+        sa.Column("secret", sa.LargeBinary(), nullable=False),
+        sa.CheckConstraint("id = 1", name=op.f("ck_request_keys_single")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_request_keys")),
+    )
+
+
+def downgrade() -> None:
+    """Drops the tables. What was answered before is forgotten."""
+    op.drop_table("request_keys")
+    op.drop_table("requests")
