@@ -103,7 +103,9 @@ class Idempotency:
 
     async def _serve(self, key: requests.Key, digests: Mapping[str, str], serve: Serve) -> bytes:
         """Serves the call, and keeps its answer along with its effect."""
-        async with unit(partial(requests.claim, key=key, digests=digests)) as work:
+        claim = requests.Claim(key, digests)
+        async with unit(partial(requests.claim, wanted=claim)) as work:
+            requests.claim_of_call.set(claim)
             try:
                 response = await serve()
             except AlreadyAnswered:

@@ -106,7 +106,7 @@ class Session:
             self._untouched = False
 
     async def _execute(self, statement: Executable, parameters: Parameters) -> CursorResult[Any]:
-        with _waiting_for(Wait.STATEMENT) as use:
+        with waiting_for(Wait.STATEMENT) as use:
             use.statements += 1
             try:
                 return await self._connection.execute(statement, parameters)
@@ -141,7 +141,7 @@ class Transaction(Session):
         """Commits. A cancelled caller waits for the outcome: a commit under way is not stopped."""
         committing = asyncio.ensure_future(self._connection.commit())
         try:
-            with _waiting_for(Wait.STATEMENT):
+            with waiting_for(Wait.STATEMENT):
                 await asyncio.shield(committing)
         except asyncio.CancelledError:
             await asyncio.wait([committing])
@@ -351,7 +351,7 @@ def _milliseconds(seconds: float) -> str:
 
 
 @contextmanager
-def _waiting_for(what: Wait) -> Iterator[Usage]:
+def waiting_for(what: Wait) -> Iterator[Usage]:
     """Keeps up the caller's usage. A wait that is cut short stays what the caller waited for."""
     use = usage.get(None) or Usage()
     use.waiting_for = what
@@ -373,7 +373,7 @@ def _waiting_for(what: Wait) -> Iterator[Usage]:
 async def _connect(engine: AsyncEngine) -> AsyncConnection:
     """Checks a connection out of the pool."""
     try:
-        with _waiting_for(Wait.POOL):
+        with waiting_for(Wait.POOL):
             return await engine.connect()
     except PoolWaitError as error:
         raise PoolTimeout("no database connection came free in time") from error

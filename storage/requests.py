@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from datetime import timedelta  # noqa: TC003 - NamedTuple keeps the annotations
 from secrets import token_bytes
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID  # noqa: TC003 - NamedTuple keeps the annotations
 
-from sqlalchemy import func, select
-from sqlalchemy import update as sql_update
+from sqlalchemy import LargeBinary, String, Uuid, delete, func, select, update
 
-from storage.dialects import delete_batch, insert_if_missing
+from storage.dialects import delete_batch, insert_if_missing, insert_missing, rows_given
 from storage.models import Request, RequestKey
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from sqlalchemy import ColumnElement
 
@@ -52,6 +52,18 @@ class Answered(NamedTuple):
     answer: bytes
 
 
+class Claim(NamedTuple):
+    """A call that is to take effect once.
+
+    Args:
+        key: what makes it the same call as another.
+        digests: of its fields, by path.
+    """
+
+    key: Key
+    digests: Mapping[str, str]
+
+
 class AlreadyAnswered(Exception):
     """The call was answered before: it is not to be served again, and its work ends here.
 
@@ -63,6 +75,20 @@ class AlreadyAnswered(Exception):
         self.found = found
 
 
+# The claim of the call that is being served, if it carries a request id.
+claim_of_call: ContextVar[Claim | None] = ContextVar("claim_of_call", default=None)
+
+_KEY = (Request.caller, Request.method, Request.request_id)
+_GIVEN = rows_given("given", caller=String, method=String, request_id=Uuid)
+_ANSWERED = rows_given("given", caller=String, method=String, request_id=Uuid, answer=LargeBinary)
+_KEEP = (
+    update(Request)
+    .where(*(column == _ANSWERED.c[column.key] for column in _KEY))
+    .values({Request.answer: _ANSWERED.c.answer})
+)
+_YIELD = delete(Request).where(*(column == _GIVEN.c[column.key] for column in _KEY))
+
+
 async def find(read: Session, key: Key) -> Answered | None:
     """Returns what a call was answered, or None when no call of this key took effect."""
     statement = select(Request.digests, Request.answer).where(*_is(key))
@@ -70,7 +96,7 @@ async def find(read: Session, key: Key) -> Answered | None:
     return row and Answered(row.digests, row.answer)
 
 
-async def claim(tx: Transaction, key: Key, digests: Mapping[str, str]) -> None:
+async def claim(tx: Transaction, wanted: Claim) -> None:
     """Takes the key for this transaction, whose answer `keep` is to add before it commits.
 
     Waits for a transaction that has taken the same key.
@@ -79,22 +105,49 @@ async def claim(tx: Transaction, key: Key, digests: Mapping[str, str]) -> None:
         AlreadyAnswered: when that one, or an earlier one, has committed.
         LockTimeout: when it takes too long to.
     """
-    values = {
-        Request.caller: key.caller,
-        Request.method: key.method,
-        Request.request_id: key.request_id,
-        Request.digests: digests,
-    }
-    # Once more if the answer is purged between its being there already and its being read.
-    while (await tx.execute(insert_if_missing(Request, values))).rowcount == 0:
-        found = await find(tx, key)
-        if found is not None:
-            raise AlreadyAnswered(found)
+    answered = await claim_all(tx, [wanted])
+    if answered:
+        raise AlreadyAnswered(answered[wanted.key])
+
+
+async def claim_all(tx: Transaction, wanted: Iterable[Claim]) -> dict[Key, Answered]:
+    """Takes keys for this transaction, as `claim` does, and returns those that were answered."""
+    answered: dict[Key, Answered] = {}
+    # In one order, so that two of these never wait for each other.
+    open_ones = {each.key: each.digests for each in sorted(wanted, key=lambda each: each.key)}
+    while open_ones:
+        columns: dict[Any, list[Any]] = {
+            Request.caller: [key.caller for key in open_ones],
+            Request.method: [key.method for key in open_ones],
+            Request.request_id: [key.request_id for key in open_ones],
+            Request.digests: list(open_ones.values()),
+        }
+        taken = await tx.execute(insert_missing(Request, columns).returning(*_KEY))
+        for row in taken:
+            del open_ones[Key(row.caller, row.method, row.request_id)]
+        # Once more if an answer is purged between its being there already and its being read.
+        for key in list(open_ones):
+            found = await find(tx, key)
+            if found is not None:
+                answered[key] = found
+                del open_ones[key]
+    return answered
 
 
 async def keep(tx: Transaction, key: Key, answer: bytes) -> None:
     """Adds the answer to the key that this transaction has claimed."""
-    await tx.execute(sql_update(Request).where(*_is(key)).values({Request.answer: answer}))
+    await keep_all(tx, {key: answer})
+
+
+async def keep_all(tx: Transaction, answers: Mapping[Key, bytes]) -> None:
+    """Adds the answers to the keys that this transaction has claimed."""
+    given = _given(answers) | {"given_answer": list(answers.values())}
+    await tx.execute(_KEEP, given)
+
+
+async def yield_all(tx: Transaction, keys: Collection[Key]) -> None:
+    """Gives up keys that this transaction has claimed."""
+    await tx.execute(_YIELD, _given(keys))
 
 
 async def purge(tx: Transaction, retention: timedelta) -> int:
@@ -116,6 +169,15 @@ async def shared_key(tx: Transaction) -> bytes:
     await tx.execute(insert_if_missing(RequestKey, values))
     made: bytes = (await tx.execute(statement)).scalar_one()
     return made
+
+
+def _given(keys: Collection[Key]) -> dict[str, list[Any]]:
+    """Returns the parameters of `_GIVEN`."""
+    return {
+        "given_caller": [key.caller for key in keys],
+        "given_method": [key.method for key in keys],
+        "given_request_id": [key.request_id for key in keys],
+    }
 
 
 def _is(key: Key) -> tuple[ColumnElement[bool], ...]:

@@ -1,0 +1,184 @@
+"""Transfers that come at once are made at once, where they meet in an account.
+
+While a transaction with an account is under way, the next ones for it would wait for its lock. They
+wait here instead, and one transaction makes the transfers of all of them. Those that meet nobody
+wait for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from storage import credits as transfers
+from storage import requests
+from storage.database import Wait, waiting_for
+from storage.errors import Contention, DatabaseDown, PoolTimeout
+from storage.requests import AlreadyAnswered, Claim, Key
+from storage.transfers import TransferRow
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from storage.credits import Operation
+    from storage.database import Database, Transaction
+
+# Transfers that one transaction makes at most: others wait for their accounts meanwhile.
+MOST = 100
+# What these say of one transfer, they say of all.
+_OF_ALL = (Contention, DatabaseDown, PoolTimeout)
+
+# Turns a transfer that was made into what its caller is answered.
+Answer = Callable[[TransferRow], bytes]
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    """A transfer that somebody waits for."""
+
+    operation: Operation
+    answer: Answer
+    claim: Claim | None
+    outcome: asyncio.Future[TransferRow]
+
+
+class Alone:
+    """Makes each transfer in a transaction of its own.
+
+    Args:
+        database: where the credits are.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def make(self, operation: Operation, answer: Answer) -> TransferRow:  # noqa: ARG002 - as the other takes
+        """Makes a transfer; raises what `storage.credits.make` does."""
+        async with self._database.transaction() as tx:
+            return await transfers.make(tx, operation)
+
+    async def close(self) -> None:
+        """Does nothing: nothing goes on after a call."""
+
+
+class Together:
+    """Makes transfers that meet in an account in one transaction, each with its own outcome.
+
+    Args:
+        database: where the credits are.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        # By account, who waits for the transaction that is under way with it.
+        self._lanes: dict[int, deque[_Waiting]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def make(self, operation: Operation, answer: Answer) -> TransferRow:
+        """Makes a transfer, along with others that come while one with an account is under way.
+
+        A caller who is cancelled before the transfer is begun takes it back, and nobody else's.
+
+        Args:
+            operation: what to make.
+            answer: makes what is kept for the call's request id, if it has one.
+
+        Raises:
+            AlreadyAnswered: when the call's request id has been answered.
+            StorageError: what `storage.credits.make` raises.
+        """
+        outcome: asyncio.Future[TransferRow] = asyncio.get_running_loop().create_future()
+        waiting = _Waiting(operation, answer, requests.claim_of_call.get(), outcome)
+        lane = next((self._lanes[each] for each in operation.users if each in self._lanes), None)
+        if lane is None:
+            self._open(deque([waiting]))
+        else:
+            lane.append(waiting)
+        with waiting_for(Wait.STATEMENT):
+            return await outcome
+
+    async def close(self) -> None:
+        """Waits for what is under way, whose callers may have left."""
+        await asyncio.gather(*self._tasks)
+
+    def _open(self, lane: deque[_Waiting]) -> None:
+        """Begins to make what waits in a lane."""
+        batch = self._take(lane)
+        # The first caller's deadline, request id and transaction are not those of all.
+        task = asyncio.create_task(self._run(lane, batch), context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, lane: deque[_Waiting], batch: list[_Waiting]) -> None:
+        while batch:
+            await self._make(batch)
+            self._leave(lane, batch)
+            batch = self._take(lane)
+
+    def _take(self, lane: deque[_Waiting]) -> list[_Waiting]:
+        """Takes the next transfers from a lane, and has others for their accounts wait in it."""
+        batch: list[_Waiting] = []
+        while lane and len(batch) < MOST:
+            waiting = lane.popleft()
+            if not waiting.outcome.done():
+                batch.append(waiting)
+        for waiting in batch:
+            for user_id in waiting.operation.users:
+                self._lanes.setdefault(user_id, lane)
+        return batch
+
+    def _leave(self, lane: deque[_Waiting], batch: Sequence[_Waiting]) -> None:
+        """Lets others have the accounts of transfers that were made."""
+        for waiting in batch:
+            for user_id in waiting.operation.users:
+                if self._lanes.get(user_id) is lane:
+                    del self._lanes[user_id]
+
+    async def _make(self, batch: Sequence[_Waiting]) -> None:
+        """Makes transfers, and tells each caller the outcome."""
+        try:
+            async with self._database.transaction() as tx:
+                outcomes = await _make_all(tx, batch)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the callers are to hear of it
+            if len(batch) > 1 and not isinstance(error, _OF_ALL):
+                # What is wrong with one of them is nothing to the others.
+                await asyncio.gather(*(self._make([each]) for each in batch))
+                return
+            outcomes = dict.fromkeys(batch, error)
+        for waiting, outcome in outcomes.items():
+            if waiting.outcome.done():
+                continue  # its caller has left
+            if isinstance(outcome, Exception):
+                waiting.outcome.set_exception(outcome)
+            else:
+                waiting.outcome.set_result(outcome)
+
+
+async def _make_all(
+    tx: Transaction, batch: Sequence[_Waiting]
+) -> dict[_Waiting, TransferRow | Exception]:
+    """Makes transfers, each once for its request id, whose answer is kept along with it."""
+    outcomes: dict[_Waiting, TransferRow | Exception] = {}
+    claimed = {each.claim.key: each for each in batch if each.claim}
+    if claimed:
+        claims = [each.claim for each in claimed.values() if each.claim]
+        for key, found in (await requests.claim_all(tx, claims)).items():
+            outcomes[claimed.pop(key)] = AlreadyAnswered(found)
+    fresh = [each for each in batch if each not in outcomes]
+    made = await transfers.make_all(tx, [each.operation for each in fresh]) if fresh else []
+    outcomes.update(zip(fresh, made, strict=True))
+    answers: dict[Key, bytes] = {}
+    for key, waiting in claimed.items():
+        outcome = outcomes[waiting]
+        if isinstance(outcome, TransferRow):
+            answers[key] = waiting.answer(outcome)
+    if answers:
+        await requests.keep_all(tx, answers)
+    # What failed may be sent again.
+    if failed := claimed.keys() - answers:
+        await requests.yield_all(tx, failed)
+    return outcomes

@@ -1,0 +1,312 @@
+"""Transfers that come at once: who goes with whom, and what each of them is told."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+
+from storage import audit, credits, requests  # noqa: A004 - the builtin is the prompt's
+from storage.database import Database, PoolConfig
+from storage.errors import (
+    Contention,
+    DatabaseDown,
+    InsufficientCredits,
+    LockTimeout,
+    NotFound,
+    StorageError,
+)
+from storage.gathering import MOST, Together
+from storage.requests import AlreadyAnswered, Claim, Key, claim_of_call
+from tests import factories
+from tests.factories import transfer
+from tests.sessions import connected, until_waiting_for_a_lock
+from tests.statements import run
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from storage.credits import Operation
+    from storage.transfers import TransferRow
+
+
+@pytest.fixture
+async def together(db: Database) -> AsyncIterator[Together]:
+    """Where transfers meet."""
+    gathering = Together(db)
+    yield gathering
+    await gathering.close()
+
+
+@asynccontextmanager
+async def locked_account(url: str, user_id: int) -> AsyncIterator[None]:
+    """Keeps others from an account while the block lasts."""
+    async with connected(url) as connection, connection.transaction():
+        await connection.execute(
+            "SELECT FROM credit_accounts WHERE user_id = $1 FOR UPDATE", user_id
+        )
+        yield
+
+
+def answer_of(row: TransferRow) -> bytes:
+    return f"{row.from_user_id} gave {row.to_user_id} {row.amount}".encode()
+
+
+def begin(
+    together: Together, operation: Operation, request_id: int | None = None
+) -> asyncio.Task[TransferRow]:
+    """Sends a transfer as a call would, with a request id or without."""
+
+    async def call() -> TransferRow:
+        if request_id is not None:
+            claim_of_call.set(Claim(key_of(request_id), {"amount": str(operation.amount)}))
+        return await together.make(operation, answer_of)
+
+    return asyncio.create_task(call())
+
+
+def key_of(request_id: int) -> Key:
+    return Key("", "/transfer", UUID(int=request_id))
+
+
+async def all_of(tasks: Iterable[asyncio.Task[TransferRow]]) -> list[TransferRow | BaseException]:
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def balances(db: Database, users: Iterable[int]) -> list[int]:
+    async with db.read() as read:
+        return [(await credits.get_balance(read, each)).available for each in users]
+
+
+async def transactions(db: Database, user_id: int) -> list[int]:
+    """How many transfers of a user each transaction made, in order."""
+    counted = (
+        "SELECT count(*) FROM ledger WHERE kind = 'transfer'"
+        " AND :user_id IN (from_user_id, to_user_id) GROUP BY xmin ORDER BY min(id)"
+    )
+    return list((await run(db, counted, user_id=user_id)).scalars())
+
+
+async def test_those_who_come_while_a_transaction_is_under_way_share_the_next(
+    db: Database, shared_url: str, together: Together
+) -> None:
+    hot, *others = await factories.add_users_with(db, *[100] * 12)
+    async with locked_account(shared_url, hot):
+        first = begin(together, transfer(others[0], hot, 1))
+        await until_waiting_for_a_lock(shared_url)
+        more = [begin(together, transfer(each, hot, 2)) for each in others]
+        more += [begin(together, transfer(hot, each, 1)) for each in others]
+        # All of them are in line, and none has a connection.
+        await asyncio.sleep(0)
+        assert db.engine.pool.checkedout() == 1  # type: ignore[attr-defined] # of the queueing pool
+    rows = [await first, *await asyncio.gather(*more)]
+    assert await transactions(db, hot) == [1, 22]
+    assert [row.id for row in rows] == sorted(row.id for row in rows)
+    assert await balances(db, [hot, *others]) == [100 + 1 + 22 - 11, 98, *[99] * 10]
+    async with db.read(snapshot=True) as read:
+        assert (await audit.audit(read)).discrepancies == []
+
+
+async def test_those_who_meet_nobody_wait_for_nobody(
+    db: Database, shared_url: str, together: Together
+) -> None:
+    hot, cold, a, b = await factories.add_users_with(db, 10, 10, 10, 10)
+    async with locked_account(shared_url, hot):
+        held_up = begin(together, transfer(cold, hot, 1))
+        await until_waiting_for_a_lock(shared_url)
+        await begin(together, transfer(a, b, 3))
+        assert not held_up.done()
+    await held_up
+    assert await balances(db, [hot, cold, a, b]) == [11, 9, 7, 13]
+
+
+async def test_more_than_one_transaction_takes_are_made_by_the_next(
+    db: Database, shared_url: str, together: Together
+) -> None:
+    a, b = await factories.add_users_with(db, 1_000, 0)
+    async with locked_account(shared_url, a):
+        first = begin(together, transfer(a, b, 1))
+        await until_waiting_for_a_lock(shared_url)
+        more = [begin(together, transfer(a, b, 1)) for _ in range(MOST + 5)]
+        await asyncio.sleep(0)
+    await asyncio.gather(first, *more)
+    assert await transactions(db, a) == [1, MOST, 5]
+
+
+async def test_each_has_its_own_outcome_in_the_order_they_came(
+    db: Database, shared_url: str, together: Together
+) -> None:
+    a, b = await factories.add_users_with(db, 10, 0)
+    async with locked_account(shared_url, a):
+        first = begin(together, transfer(a, b, 1))
+        await until_waiting_for_a_lock(shared_url)
+        more = [
+            begin(together, each)
+            for each in (
+                transfer(a, b, 9),
+                transfer(a, b, 1),
+                transfer(b, a, 4),
+                transfer(a, b, 3),
+                transfer(a, 987_654, 1),
+            )
+        ]
+        await asyncio.sleep(0)
+    outcomes = await all_of([first, *more])
+    told = [each if isinstance(each, BaseException) else each.amount for each in outcomes]
+    assert [type(each) if isinstance(each, StorageError) else each for each in told] == [
+        *(1, 9, InsufficientCredits, 4, 3, NotFound)
+    ]
+    assert await transactions(db, a) == [1, 3]
+    assert await balances(db, [a, b]) == [1, 9]
+
+
+async def test_a_caller_who_leaves_in_line_takes_only_their_own_transfer_back(
+    db: Database, shared_url: str, together: Together
+) -> None:
+    a, b = await factories.add_users_with(db, 10, 0)
+    async with locked_account(shared_url, a):
+        first = begin(together, transfer(a, b, 1))
+        await until_waiting_for_a_lock(shared_url)
+        left, stayed = (begin(together, transfer(a, b, each)) for each in (2, 3))
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.wait([left])
+    assert left.cancelled()
+    await asyncio.gather(first, stayed)
+    assert await balances(db, [a, b]) == [6, 4]
+
+
+async def test_a_caller_who_leaves_while_theirs_is_made_stops_nobody(
+    db: Database, shared_url: str, together: Together
+) -> None:
+    a, b = await factories.add_users_with(db, 10, 0)
+    async with locked_account(shared_url, a):
+        first = begin(together, transfer(a, b, 1), 1)
+        await until_waiting_for_a_lock(shared_url)
+        next_in_line = begin(together, transfer(a, b, 2))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait([first])
+    await next_in_line
+    assert await balances(db, [a, b]) == [7, 3]
+    # Sent again, it is answered with what it did.
+    with pytest.raises(AlreadyAnswered) as answered:
+        await begin(together, transfer(a, b, 1), 1)
+    assert answered.value.found.answer == f"{a} gave {b} 1".encode()
+
+
+async def test_a_request_id_is_kept_for_what_was_made_and_for_nothing_else(
+    db: Database, shared_url: str, together: Together
+) -> None:
+    a, b = await factories.add_users_with(db, 10, 0)
+    await begin(together, transfer(a, b, 1), 1)
+    async with locked_account(shared_url, a):
+        first = begin(together, transfer(a, b, 1))
+        await until_waiting_for_a_lock(shared_url)
+        more = [
+            begin(together, transfer(a, b, 1), 1),
+            begin(together, transfer(a, b, 2), 2),
+            begin(together, transfer(a, b, 90), 3),
+            begin(together, transfer(b, a, 1), 4),
+        ]
+        await asyncio.sleep(0)
+    await first
+    again, made, failed, back = await all_of(more)
+    assert isinstance(again, AlreadyAnswered)
+    assert again.found == requests.Answered({"amount": "1"}, f"{a} gave {b} 1".encode())
+    assert not isinstance(made, BaseException)
+    assert not isinstance(back, BaseException)
+    assert isinstance(failed, InsufficientCredits)
+    assert await transactions(db, a) == [1, 1, 2]
+    async with db.read() as read:
+        found = [await requests.find(read, key_of(each)) for each in (1, 2, 3, 4)]
+    assert [each and each.answer.decode() for each in found] == [
+        *(f"{a} gave {b} 1", f"{a} gave {b} 2", None, f"{b} gave {a} 1")
+    ]
+    await factories.make(db, factories.grant(a, 100))
+    await begin(together, transfer(a, b, 90), 3)
+
+
+async def test_what_holds_one_up_fails_no_other(
+    db: Database, shared_url: str, patient_for_a_moment: Database
+) -> None:
+    together = Together(patient_for_a_moment)
+    hot, locked, a, b = await factories.add_users_with(db, 10, 10, 10, 10)
+    async with locked_account(shared_url, hot):
+        first = begin(together, transfer(a, hot, 1))
+        await until_waiting_for_a_lock(shared_url)
+        held_up = begin(together, transfer(locked, hot, 1), 1)
+        others = [begin(together, transfer(each, hot, 1)) for each in (a, b)]
+        await asyncio.sleep(0)
+        lock = locked_account(shared_url, locked)
+        await lock.__aenter__()
+    outcomes = await all_of([first, held_up, *others])
+    await lock.__aexit__(None, None, None)
+    assert [type(each) for each in outcomes if isinstance(each, Exception)] == [LockTimeout]
+    assert isinstance(outcomes[1], LockTimeout)
+    assert await balances(db, [hot, locked, a, b]) == [13, 10, 8, 9]
+    await begin(together, transfer(locked, hot, 1), 1)
+    await together.close()
+
+
+@pytest.fixture
+async def patient_for_a_moment(shared_url: str) -> AsyncIterator[Database]:
+    """The database, for those who wait for a lock for a second at most."""
+    database = Database(shared_url, PoolConfig(lock_timeout=1.0))
+    yield database
+    await database.close()
+
+
+async def test_what_is_in_the_way_of_all_is_told_to_all_and_leaves_no_line(
+    db: Database, shared_url: str, together: Together
+) -> None:
+    a, b, c = await factories.add_users_with(db, 10, 0, 0)
+    async with connected(shared_url) as other, locked_account(shared_url, c):
+        async with locked_account(shared_url, a):
+            first = begin(together, transfer(a, b, 1))
+            await until_waiting_for_a_lock(shared_url)
+            more = [begin(together, transfer(a, c, 1), each) for each in range(3)]
+            await asyncio.sleep(0)
+        await first
+        await until_waiting_for_a_lock(shared_url)
+        await other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        assert [type(each) for each in await all_of(more)] == [DatabaseDown] * 3
+    await begin(together, transfer(a, c, 1), 1)
+    assert await balances(db, [a, b, c]) == [8, 1, 1]
+
+
+async def test_a_deadlock_is_for_each_caller_to_try_again(
+    db: Database, shared_url: str, together: Together
+) -> None:
+    a, b = await factories.add_users_with(db, 10, 10)
+    async with connected(shared_url) as other:
+        async with other.transaction():
+            # Against the order of ids. Who has waited longer is the first to look for deadlocks.
+            await other.execute("SELECT FROM credit_accounts WHERE user_id = $1 FOR UPDATE", b)
+            caught = begin(together, transfer(a, b, 1))
+            await until_waiting_for_a_lock(shared_url)
+            await other.execute("SELECT FROM credit_accounts WHERE user_id = $1 FOR UPDATE", a)
+            with pytest.raises(Contention):
+                await caught
+        await begin(together, transfer(a, b, 1))
+    assert await balances(db, [a, b]) == [9, 11]
+
+
+async def test_closing_waits_for_what_is_under_way(db: Database, shared_url: str) -> None:
+    together = Together(db)
+    a, b = await factories.add_users_with(db, 10, 0)
+    async with locked_account(shared_url, a):
+        left = begin(together, transfer(a, b, 1))
+        await until_waiting_for_a_lock(shared_url)
+        left.cancel()
+        closing = asyncio.create_task(together.close())
+        await asyncio.wait([left])
+        assert not closing.done()
+    await closing
+    assert await balances(db, [a, b]) == [9, 1]
