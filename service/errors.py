@@ -16,15 +16,16 @@ from google.rpc import status_pb2
 from storage import errors as storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from google.protobuf.message import Message
 
 DOMAIN = "byline"
 _PREFIX = "ERROR_REASON_"
 
-# The storage error's own words name a SQLSTATE.
+# The storage errors' own words name a SQLSTATE.
 STILL_REFERENCED = "something else still refers to this"
+HAS_CREDITS = "a user who has credits, or holds that are pending, cannot be deleted"
 
 Code = grpc.StatusCode
 Reason = reasons.ErrorReason
@@ -76,14 +77,18 @@ class Failure(NamedTuple):
     message: str
     details: tuple[Message, ...]
 
-    def to_trailer(self) -> bytes:
-        """Returns the serialized google.rpc.Status for the `grpc-status-details-bin` trailer."""
+    def to_status(self) -> status_pb2.Status:
+        """Returns the google.rpc.Status that says the same."""
         status = status_pb2.Status(code=self.code.value[0], message=self.message)
         for detail in self.details:
             packed = any_pb2.Any()
             packed.Pack(detail)
             status.details.append(packed)
-        serialized: bytes = status.SerializeToString()
+        return status
+
+    def to_trailer(self) -> bytes:
+        """Returns the serialized google.rpc.Status for the `grpc-status-details-bin` trailer."""
+        serialized: bytes = self.to_status().SerializeToString()
         return serialized
 
 
@@ -95,12 +100,14 @@ class Rule(NamedTuple):
         reason: the ErrorInfo's reason.
         message: the sentence; None is the error's own, which is fit for callers.
         more: the details beside ErrorInfo, made from the error.
+        metadata: the names of the error's attributes that ErrorInfo tells.
     """
 
     code: Code
     reason: Reason.ValueType
     message: str | None = None
     more: Callable[[Any], tuple[Message, ...]] = lambda _: ()
+    metadata: tuple[str, ...] = ()
 
 
 def _retry_after(milliseconds: int) -> Callable[[Any], tuple[Message, ...]]:
@@ -128,11 +135,32 @@ def _bad_request(error: InvalidRequest) -> tuple[Message, ...]:
     return (details.BadRequest(field_violations=violations),)
 
 
-def _still_referenced(_: storage.StillReferenced) -> tuple[Message, ...]:
-    violation = details.PreconditionFailure.Violation(
-        type="STILL_REFERENCED", description=STILL_REFERENCED
-    )
-    return (details.PreconditionFailure(violations=[violation]),)
+def _precondition(
+    type_: str, subject: Callable[[Any], str] = lambda _: "", description: str | None = None
+) -> Callable[[Any], tuple[Message, ...]]:
+    """Tells what does not hold.
+
+    Args:
+        type_: which kind of thing, as a reason.
+        subject: makes of the error what it does not hold of.
+        description: what does not hold; None is the error's own words, which are fit for callers.
+    """
+
+    def details_of(error: Exception) -> tuple[Message, ...]:
+        violation = details.PreconditionFailure.Violation(
+            type=type_, subject=subject(error), description=description or str(error)
+        )
+        return (details.PreconditionFailure(violations=[violation]),)
+
+    return details_of
+
+
+def _user(error: storage.InsufficientCredits | storage.InactiveUser) -> str:
+    return f"user/{error.user_id}"
+
+
+def _transfer(error: storage.HoldResolved | storage.AmountTooLarge) -> str:
+    return f"transfer/{error.transfer_id}"
 
 
 TABLE: dict[type[BaseException], Rule] = {
@@ -171,7 +199,45 @@ TABLE: dict[type[BaseException], Rule] = {
         Code.FAILED_PRECONDITION,
         reasons.ERROR_REASON_STILL_REFERENCED,
         STILL_REFERENCED,
-        _still_referenced,
+        _precondition("STILL_REFERENCED", description=STILL_REFERENCED),
+    ),
+    storage.InsufficientCredits: Rule(
+        Code.FAILED_PRECONDITION,
+        reasons.ERROR_REASON_INSUFFICIENT_CREDITS,
+        None,
+        _precondition("INSUFFICIENT_CREDITS", _user),
+        ("user_id", "available", "required"),
+    ),
+    storage.InactiveUser: Rule(
+        Code.FAILED_PRECONDITION,
+        reasons.ERROR_REASON_INACTIVE_USER,
+        None,
+        _precondition("INACTIVE_USER", _user),
+        ("user_id",),
+    ),
+    storage.LinkedFailed: Rule(
+        Code.ABORTED, reasons.ERROR_REASON_LINKED_FAILED, metadata=("index",)
+    ),
+    storage.HoldResolved: Rule(
+        Code.FAILED_PRECONDITION,
+        reasons.ERROR_REASON_HOLD_RESOLVED,
+        None,
+        _precondition("HOLD_RESOLVED", _transfer),
+        ("transfer_id", "state"),
+    ),
+    storage.AmountTooLarge: Rule(
+        Code.FAILED_PRECONDITION,
+        reasons.ERROR_REASON_AMOUNT_TOO_LARGE,
+        None,
+        _precondition("AMOUNT_TOO_LARGE", _transfer),
+        ("transfer_id", "held", "required"),
+    ),
+    storage.Overflow: Rule(Code.OUT_OF_RANGE, reasons.ERROR_REASON_OVERFLOW, metadata=("whose",)),
+    storage.HasCredits: Rule(
+        Code.FAILED_PRECONDITION,
+        reasons.ERROR_REASON_HAS_CREDITS,
+        HAS_CREDITS,
+        _precondition("HAS_CREDITS", description=HAS_CREDITS),
     ),
     storage.PoolTimeout: Rule(
         Code.UNAVAILABLE,
@@ -211,9 +277,13 @@ def failure_of(error: BaseException, request_id: str) -> Failure:
     if rule is None:
         message = f"the server failed; its log tells more under request id {request_id}"
         return Failure(Code.INTERNAL, message, (_error_info(reasons.ERROR_REASON_INTERNAL),))
-    info = _error_info(rule.reason)
+    metadata = {name: str(getattr(error, name)) for name in rule.metadata}
+    info = _error_info(rule.reason, metadata)
     return Failure(rule.code, rule.message or str(error), (info, *rule.more(error)))
 
 
-def _error_info(reason: Reason.ValueType) -> details.ErrorInfo:
-    return details.ErrorInfo(domain=DOMAIN, reason=Reason.Name(reason).removeprefix(_PREFIX))
+def _error_info(
+    reason: Reason.ValueType, metadata: Mapping[str, str] | None = None
+) -> details.ErrorInfo:
+    name = Reason.Name(reason).removeprefix(_PREFIX)
+    return details.ErrorInfo(domain=DOMAIN, reason=name, metadata=metadata)

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from storage.database import Database
+from tests.sessions import EMPTY_LEDGER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ async def db(shared_url: str) -> AsyncIterator[Database]:
     """A migrated database with nothing in it: one for the tests of a file, emptied for each."""
     database = Database(shared_url)
     async with database.transaction() as tx:
+        await tx.execute(text(EMPTY_LEDGER))
         await tx.execute(text("TRUNCATE users, tags CASCADE"))
     yield database
     await database.close()
