@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 DOMAIN = "byline"
 _PREFIX = "ERROR_REASON_"
 
-# The storage error's own words name a SQLSTATE.
+# The storage errors' own words name a SQLSTATE.
 STILL_REFERENCED = "something else still refers to this"
+HAS_CREDITS = "a user who has credits, or holds that are pending, cannot be deleted"
 
 Code = grpc.StatusCode
 Reason = reasons.ErrorReason
@@ -57,12 +58,13 @@ class RequestIdReused(Exception):
     """Another request came with the same request id before.
 
     Args:
-        fields: the paths at which the two differ.
+        paths: where the two differ.
     """
 
-    def __init__(self, fields: Sequence[str]) -> None:
-        super().__init__(f"this request id came before with another {', '.join(fields)}")
-        self.fields = fields
+    def __init__(self, paths: Sequence[str]) -> None:
+        super().__init__(f"this request id came before with another {', '.join(paths)}")
+        self.paths = paths
+        self.fields = ",".join(paths)
 
 
 class DeadlineExceeded(Exception):
@@ -84,14 +86,18 @@ class Failure(NamedTuple):
     message: str
     details: tuple[Message, ...]
 
-    def to_trailer(self) -> bytes:
-        """Returns the serialized google.rpc.Status for the `grpc-status-details-bin` trailer."""
+    def to_status(self) -> status_pb2.Status:
+        """Returns the google.rpc.Status that says the same."""
         status = status_pb2.Status(code=self.code.value[0], message=self.message)
         for detail in self.details:
             packed = any_pb2.Any()
             packed.Pack(detail)
             status.details.append(packed)
-        serialized: bytes = status.SerializeToString()
+        return status
+
+    def to_trailer(self) -> bytes:
+        """Returns the serialized google.rpc.Status for the `grpc-status-details-bin` trailer."""
+        serialized: bytes = self.to_status().SerializeToString()
         return serialized
 
 
@@ -103,14 +109,14 @@ class Rule(NamedTuple):
         reason: the ErrorInfo's reason.
         message: the sentence; None is the error's own, which is fit for callers.
         more: the details beside ErrorInfo, made from the error.
-        metadata: the ErrorInfo's metadata, made from the error.
+        metadata: the names of the error's attributes that ErrorInfo tells.
     """
 
     code: Code
     reason: Reason.ValueType
     message: str | None = None
     more: Callable[[Any], tuple[Message, ...]] = lambda _: ()
-    metadata: Callable[[Any], Mapping[str, str]] = lambda _: {}
+    metadata: tuple[str, ...] = ()
 
 
 def _retry_after(milliseconds: int) -> Callable[[Any], tuple[Message, ...]]:
@@ -139,15 +145,31 @@ def _bad_request(error: InvalidRequest) -> tuple[Message, ...]:
 
 
 def _precondition(
-    reason: Reason.ValueType, text: str | None = None
-) -> Callable[[BaseException], tuple[Message, ...]]:
-    kind = Reason.Name(reason).removeprefix(_PREFIX)
+    type_: str, subject: Callable[[Any], str] = lambda _: "", description: str | None = None
+) -> Callable[[Any], tuple[Message, ...]]:
+    """Tells what does not hold.
 
-    def failure(error: BaseException) -> tuple[Message, ...]:
-        violation = details.PreconditionFailure.Violation(type=kind, description=text or str(error))
+    Args:
+        type_: which kind of thing, as a reason.
+        subject: makes of the error what it does not hold of.
+        description: what does not hold; None is the error's own words, which are fit for callers.
+    """
+
+    def details_of(error: Exception) -> tuple[Message, ...]:
+        violation = details.PreconditionFailure.Violation(
+            type=type_, subject=subject(error), description=description or str(error)
+        )
         return (details.PreconditionFailure(violations=[violation]),)
 
-    return failure
+    return details_of
+
+
+def _user(error: storage.InsufficientCredits | storage.InactiveUser) -> str:
+    return f"user/{error.user_id}"
+
+
+def _transfer(error: storage.HoldResolved | storage.AmountTooLarge) -> str:
+    return f"transfer/{error.transfer_id}"
 
 
 def _reused(error: RequestIdReused) -> tuple[Message, ...]:
@@ -155,7 +177,7 @@ def _reused(error: RequestIdReused) -> tuple[Message, ...]:
         details.PreconditionFailure.Violation(
             type="REQUEST_ID_REUSED", subject=field, description="differs from the first call's"
         )
-        for field in error.fields
+        for field in error.paths
     ]
     return (details.PreconditionFailure(violations=violations),)
 
@@ -174,7 +196,7 @@ TABLE: dict[type[BaseException], Rule] = {
         reasons.ERROR_REASON_REQUEST_ID_REUSED,
         None,
         _reused,
-        lambda error: {"fields": ",".join(error.fields)},
+        ("fields",),
     ),
     Overloaded: Rule(
         Code.RESOURCE_EXHAUSTED,
@@ -202,13 +224,51 @@ TABLE: dict[type[BaseException], Rule] = {
         Code.FAILED_PRECONDITION,
         reasons.ERROR_REASON_STILL_REFERENCED,
         STILL_REFERENCED,
-        _precondition(reasons.ERROR_REASON_STILL_REFERENCED, STILL_REFERENCED),
+        _precondition("STILL_REFERENCED", description=STILL_REFERENCED),
     ),
     storage.TooManyTags: Rule(
         Code.FAILED_PRECONDITION,
         reasons.ERROR_REASON_TOO_MANY_TAGS,
         None,
-        _precondition(reasons.ERROR_REASON_TOO_MANY_TAGS),
+        _precondition("TOO_MANY_TAGS"),
+    ),
+    storage.InsufficientCredits: Rule(
+        Code.FAILED_PRECONDITION,
+        reasons.ERROR_REASON_INSUFFICIENT_CREDITS,
+        None,
+        _precondition("INSUFFICIENT_CREDITS", _user),
+        ("user_id", "available", "required"),
+    ),
+    storage.InactiveUser: Rule(
+        Code.FAILED_PRECONDITION,
+        reasons.ERROR_REASON_INACTIVE_USER,
+        None,
+        _precondition("INACTIVE_USER", _user),
+        ("user_id",),
+    ),
+    storage.LinkedFailed: Rule(
+        Code.ABORTED, reasons.ERROR_REASON_LINKED_FAILED, metadata=("index",)
+    ),
+    storage.HoldResolved: Rule(
+        Code.FAILED_PRECONDITION,
+        reasons.ERROR_REASON_HOLD_RESOLVED,
+        None,
+        _precondition("HOLD_RESOLVED", _transfer),
+        ("transfer_id", "state"),
+    ),
+    storage.AmountTooLarge: Rule(
+        Code.FAILED_PRECONDITION,
+        reasons.ERROR_REASON_AMOUNT_TOO_LARGE,
+        None,
+        _precondition("AMOUNT_TOO_LARGE", _transfer),
+        ("transfer_id", "held", "required"),
+    ),
+    storage.Overflow: Rule(Code.OUT_OF_RANGE, reasons.ERROR_REASON_OVERFLOW, metadata=("whose",)),
+    storage.HasCredits: Rule(
+        Code.FAILED_PRECONDITION,
+        reasons.ERROR_REASON_HAS_CREDITS,
+        HAS_CREDITS,
+        _precondition("HAS_CREDITS", description=HAS_CREDITS),
     ),
     storage.PoolTimeout: Rule(
         Code.UNAVAILABLE,
@@ -248,7 +308,8 @@ def failure_of(error: BaseException, request_id: str) -> Failure:
     if rule is None:
         message = f"the server failed; its log tells more under request id {request_id}"
         return Failure(Code.INTERNAL, message, (_error_info(reasons.ERROR_REASON_INTERNAL),))
-    info = _error_info(rule.reason, rule.metadata(error))
+    metadata = {name: str(getattr(error, name)) for name in rule.metadata}
+    info = _error_info(rule.reason, metadata)
     return Failure(rule.code, rule.message or str(error), (info, *rule.more(error)))
 
 

@@ -291,18 +291,18 @@ def _request_id(context: Context) -> str:
 
 def _to_violation(found: protovalidate.Violation) -> Violation:
     rule = found.proto
-    elements = rule.field.elements if rule.field else ()
-    if not elements:
-        # A rule about several fields names in its message the one that is at fault.
-        field, _, text = rule.message.partition(": ")
-        return Violation(field, text)
     parts = [
         f"{element.field_name}[{element.subscript.value}]"
         if element.subscript is not None
         else element.field_name
-        for element in elements
+        for element in (rule.field.elements if rule.field else ())
     ]
-    return Violation(".".join(parts), _PLAIN_WORDS.get(rule.rule_id, rule.message))
+    text = _PLAIN_WORDS.get(rule.rule_id, rule.message)
+    if not rule.rule:
+        # A rule about several fields names in its message the one that is at fault.
+        field, _, text = text.partition(": ")
+        parts.append(field)
+    return Violation(".".join(parts), text)
 
 
 def _milliseconds(seconds: float) -> float:

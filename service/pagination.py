@@ -19,7 +19,7 @@ from service.errors import InvalidRequest, Violation
 from storage.keyset import Cursor, Order, Window
 
 if TYPE_CHECKING:
-    from byline.v1 import posts_pb2, tags_pb2, users_pb2
+    from byline.v1 import credits_pb2, posts_pb2, tags_pb2, users_pb2
 
     ListRequest = (
         users_pb2.ListUsersRequest
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         | users_pb2.ListUserPostCountsRequest
         | posts_pb2.ListPostsRequest
         | tags_pb2.ListTagsRequest
+        | credits_pb2.ListTransfersRequest
     )
 
 DEFAULT_SIZE = 50

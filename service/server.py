@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import grpc
 import structlog
-from byline.v1 import posts_pb2, profiles_pb2, tags_pb2, users_pb2
+from byline.v1 import credits_pb2, posts_pb2, profiles_pb2, tags_pb2, users_pb2
+from byline.v1.credits_pb2_grpc import add_CreditServiceServicer_to_server
 from byline.v1.posts_pb2_grpc import add_PostServiceServicer_to_server
 from byline.v1.profiles_pb2_grpc import add_ProfileServiceServicer_to_server
 from byline.v1.tags_pb2_grpc import add_TagServiceServicer_to_server
@@ -17,6 +18,7 @@ from byline.v1.users_pb2_grpc import add_UserServiceServicer_to_server
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
+from service.credits import Credits
 from service.health import Health
 from service.idempotency import Idempotency
 from service.interceptors import Limits, Pipeline
@@ -38,6 +40,7 @@ SERVICES = (
     profiles_pb2.DESCRIPTOR.services_by_name["ProfileService"].full_name,
     posts_pb2.DESCRIPTOR.services_by_name["PostService"].full_name,
     tags_pb2.DESCRIPTOR.services_by_name["TagService"].full_name,
+    credits_pb2.DESCRIPTOR.services_by_name["CreditService"].full_name,
 )
 HEALTH = "grpc.health.v1.Health"
 # Seconds in which a call that was taken reaches the pipeline, and an answer the caller.
@@ -91,6 +94,7 @@ class Server:
         add_ProfileServiceServicer_to_server(Profiles(self._database), self._server)
         add_PostServiceServicer_to_server(Posts(self._database), self._server)
         add_TagServiceServicer_to_server(Tags(self._database), self._server)
+        add_CreditServiceServicer_to_server(Credits(self._database), self._server)
         add_HealthServicer_to_server(self._health.servicer, self._server)
         names = (*SERVICES, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pkgutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import byline.v1
 import grpc
 from byline.v1 import resources_pb2
+from byline.v1.credits_pb2_grpc import CreditServiceStub
 from byline.v1.posts_pb2_grpc import PostServiceStub
 from byline.v1.profiles_pb2_grpc import ProfileServiceStub
 from byline.v1.tags_pb2_grpc import TagServiceStub
@@ -42,6 +43,7 @@ class Client:
         self.profiles = ProfileServiceStub(self.channel)
         self.posts = PostServiceStub(self.channel)
         self.tags = TagServiceStub(self.channel)
+        self.credits = CreditServiceStub(self.channel)
         # Its types tell of no methods.
         self.health: Any = HealthStub(self.channel)
 
@@ -76,6 +78,7 @@ class Refusal:
     resource: tuple[str, str] = ("", "")
     retry_after: float | None = None
     details: tuple[str, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
     trailers: dict[str, str | bytes] = field(default_factory=dict, compare=False)
 
     @property
@@ -131,9 +134,8 @@ async def refusal_of(call: Awaitable[object]) -> Refusal:
     return outcome
 
 
-def _read(error: grpc.aio.AioRpcError) -> Refusal:
-    trailers = dict(error.trailing_metadata())
-    status = status_pb2.Status.FromString(trailers.get(STATUS_DETAILS, b""))
+def read_status(status: status_pb2.Status) -> Refusal:
+    """Returns what a status and its details tell."""
     known: dict[str, object] = {}
     for packed in status.details:
         name = packed.TypeName().removeprefix("google.rpc.")
@@ -142,16 +144,24 @@ def _read(error: grpc.aio.AioRpcError) -> Refusal:
         match name:
             case "ErrorInfo":
                 known |= {"reason": detail.reason, "domain": detail.domain}
+                known["metadata"] = dict(detail.metadata)
             case "BadRequest":
                 known["fields"] = tuple(each.field for each in detail.field_violations)
             case "ResourceInfo":
                 known["resource"] = (detail.resource_type, detail.resource_name)
             case "RetryInfo":
                 known["retry_after"] = detail.retry_delay.ToTimedelta().total_seconds()
+    (code,) = (each for each in grpc.StatusCode if each.value[0] == status.code)
     return Refusal(
-        code=error.code(),
-        message=error.details() or "",
+        code=code,
+        message=status.message,
         details=tuple(each.TypeName().removeprefix("google.rpc.") for each in status.details),
-        trailers=trailers,
         **known,  # type: ignore[arg-type] # each as its field is declared
     )
+
+
+def _read(error: grpc.aio.AioRpcError) -> Refusal:
+    trailers = dict(error.trailing_metadata())
+    status = status_pb2.Status.FromString(trailers.get(STATUS_DETAILS, b""))
+    told = read_status(status)
+    return replace(told, code=error.code(), message=error.details() or "", trailers=trailers)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from byline.v1 import posts_pb2, resources_pb2, tags_pb2, users_pb2
+from byline.v1 import credits_pb2, posts_pb2, resources_pb2, tags_pb2, users_pb2
 from sqlalchemy import text
 
-from storage import posts, profiles, tags, users
+from storage import credits, posts, profiles, tags, users  # noqa: A004 - the builtin is the prompt's
+from storage.credits import Operation
+from storage.models import EntryKind
 
 if TYPE_CHECKING:
     from storage.database import Database
     from storage.posts import PostRow
     from storage.profiles import ProfileRow
     from storage.tags import TagRow
+    from storage.transfers import TransferRow
     from storage.users import UserRow
     from tests.clients import Client
 
@@ -109,6 +113,38 @@ async def add_tags(db: Database, *names: str) -> list[TagRow]:
         return await tags.create(tx, names)
 
 
+def grant(user_id: int, amount: int, memo: str = "") -> Operation:
+    """A grant to make by storage."""
+    return Operation(EntryKind.GRANT, user_id, amount, memo=memo)
+
+
+def transfer(sender: int, receiver: int, amount: int, memo: str = "") -> Operation:
+    """A transfer to make by storage."""
+    return Operation(EntryKind.TRANSFER, receiver, amount, from_user_id=sender, memo=memo)
+
+
+def hold(
+    sender: int, receiver: int, amount: int, lifetime: timedelta = timedelta(hours=1)
+) -> Operation:
+    """A hold to make by storage, for an hour if not said otherwise."""
+    return Operation(EntryKind.HOLD, receiver, amount, from_user_id=sender, lifetime=lifetime)
+
+
+async def make(db: Database, operation: Operation) -> TransferRow:
+    """Makes a grant, a transfer or a hold by storage."""
+    async with db.transaction() as tx:
+        return await credits.make(tx, operation)
+
+
+async def add_users_with(db: Database, *amounts: int) -> list[int]:
+    """Adds users by storage, each with so many credits, and returns their ids."""
+    made = await add_users(db, len(amounts))
+    granted = [grant(user.id, amount) for user, amount in zip(made, amounts, strict=True) if amount]
+    async with db.transaction() as tx:
+        await credits.make_all(tx, granted)
+    return [user.id for user in made]
+
+
 def create_user_request(**given: Any) -> users_pb2.CreateUserRequest:  # noqa: ANN401 - any field
     """A request that makes a user."""
     number = next(_numbers)
@@ -139,3 +175,12 @@ async def create_tags(client: Client, *names: str) -> list[resources_pb2.Tag]:
     """Makes tags over gRPC."""
     answer = await client.tags.CreateTags(tags_pb2.CreateTagsRequest(names=names))
     return list(answer.tags)
+
+
+async def create_users_with(client: Client, *amounts: int) -> list[int]:
+    """Makes users over gRPC, each with so many credits, and returns their ids."""
+    ids = [(await create_user(client)).id for _ in amounts]
+    for user_id, amount in zip(ids, amounts, strict=True):
+        if amount:
+            await client.credits.Grant(credits_pb2.GrantRequest(user_id=user_id, amount=amount))
+    return ids

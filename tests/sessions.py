@@ -19,6 +19,18 @@ BYLINES = """
     WHERE datname = current_database() AND application_name = 'byline'
 """
 
+# Takes all credits away, past the trigger that keeps the ledger. One statement.
+EMPTY_LEDGER = """
+    DO $$ BEGIN
+        IF EXISTS (SELECT FROM ledger) THEN
+            ALTER TABLE ledger DISABLE TRIGGER keep_ledger;
+            TRUNCATE ledger, open_holds RESTART IDENTITY;
+            ALTER TABLE ledger ENABLE TRIGGER keep_ledger;
+            UPDATE credit_accounts SET available = 0, held = 0;
+        END IF;
+    END $$
+"""
+
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -49,6 +50,14 @@ REFUSED = refused("{}")
 UNREADABLE = refused("")
 UNKNOWN_LOGIN = Outcome(Code.UNAUTHENTICATED, "INVALID_CREDENTIALS")
 NOT_FOUND = Outcome(Code.NOT_FOUND, "NOT_FOUND", details=frozenset({"ErrorInfo", "ResourceInfo"}))
+INSUFFICIENT = Outcome(
+    Code.FAILED_PRECONDITION,
+    "INSUFFICIENT_CREDITS",
+    details=frozenset({"ErrorInfo", "PreconditionFailure"}),
+)
+TOO_LARGE = INSUFFICIENT._replace(reason="AMOUNT_TOO_LARGE")
+NOT_PENDING = INSUFFICIENT._replace(reason="HOLD_RESOLVED")
+OVERFLOW = Outcome(Code.OUT_OF_RANGE, "OVERFLOW")
 STALE = Outcome(
     Code.ABORTED, "ETAG_MISMATCH", details=frozenset({"ErrorInfo", "ResourceInfo", "RetryInfo"})
 )
@@ -341,6 +350,39 @@ def moment(missing: Outcome = SERVED) -> Kind:
         Variant("of a second in nanos", Timestamp(nanos=10**9), REFUSED),
         Variant("of the most nanos", Timestamp(nanos=MAX_INT32), REFUSED),
         Variant("as a number", 1, missing),
+        Variant("cut short", b"\x08", UNREADABLE),
+    )
+
+
+def amount(most: Outcome = SERVED, *, missing: Outcome = REFUSED) -> Kind:
+    """How many credits: `most` is what as many as can be counted come to."""
+    return (
+        *_left_out(missing),
+        Variant("0", 0, REFUSED),
+        Variant("negative", -1, REFUSED),
+        Variant("the least of all", MIN_INT64, REFUSED),
+        Variant("the greatest of all", MAX_INT64, most),
+        Variant("of too many bytes", Raw(VARINT, b"\xff" * 11), UNREADABLE),
+        Variant("as a text", "1", missing),
+    )
+
+
+def lifetime(longest: int) -> Kind:
+    """A duration of more than nothing, up to `longest` seconds."""
+    return (
+        *_left_out(SERVED),
+        Variant("of nothing", Duration(), REFUSED),
+        Variant("of a nanosecond", Duration(nanos=1), SERVED),
+        Variant("negative", Duration(seconds=-1), REFUSED),
+        Variant("negative by nanos", Duration(nanos=-1), REFUSED),
+        Variant("the longest of all", Duration(seconds=longest), SERVED),
+        Variant("too long by nanos", Duration(seconds=longest, nanos=1), REFUSED),
+        Variant("of the most seconds", Duration(seconds=MAX_INT64), REFUSED),
+        Variant("of the least seconds", Duration(seconds=MIN_INT64), REFUSED),
+        Variant("of a second in nanos", Duration(nanos=10**9), REFUSED),
+        Variant("of the most nanos", Duration(nanos=MAX_INT32), REFUSED),
+        Variant("of two signs", Duration(seconds=1, nanos=-1), REFUSED),
+        Variant("as a number", 1, SERVED),
         Variant("cut short", b"\x08", UNREADABLE),
     )
 

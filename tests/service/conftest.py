@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from tests.sessions import connected
+from tests.sessions import EMPTY_LEDGER, connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -25,7 +25,8 @@ EMPTY = """
     DELETE FROM users; DELETE FROM tags; DELETE FROM requests;
     ALTER SEQUENCE users_id_seq RESTART;
     ALTER SEQUENCE posts_id_seq RESTART;
-    ALTER SEQUENCE tags_id_seq RESTART
+    ALTER SEQUENCE tags_id_seq RESTART;
+    ALTER SEQUENCE ledger_id_seq RESTART
 """
 
 
@@ -37,6 +38,7 @@ EMPTY = """
 async def emptied_url(shared_url: str) -> str:
     """The URL of a database with nothing in it: one for the tests of a file, emptied for each."""
     async with connected(shared_url) as connection:
+        await connection.execute(EMPTY_LEDGER)
         await connection.execute(EMPTY)
     return shared_url
 

@@ -6,11 +6,18 @@ An RPC, or a field of one, that has no cases fails the first test. Its line goes
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
-from byline.v1 import posts_pb2, profiles_pb2, resources_pb2, tags_pb2, users_pb2
+from byline.v1 import (
+    credits_pb2,
+    posts_pb2,
+    profiles_pb2,
+    resources_pb2,
+    tags_pb2,
+    users_pb2,
+)
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -23,20 +30,27 @@ from storage.posts import NewPost
 from tests import factories
 from tests.clients import refusal_of, rpcs
 from tests.service.bad_requests import (
+    INSUFFICIENT,
+    MAX_INT64,
     NOT_FOUND,
+    NOT_PENDING,
+    OVERFLOW,
     REFUSED,
     SERVED,
+    TOO_LARGE,
     UNKNOWN_LOGIN,
     Case,
     Code,
     Kind,
     Rpc,
     Variant,
+    amount,
     cases,
     enum,
     etag,
     flag,
     ignored_number,
+    lifetime,
     mask,
     message,
     moment,
@@ -52,6 +66,7 @@ from tests.service.bad_requests import (
     text,
     uncovered,
 )
+from tests.sessions import EMPTY_LEDGER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -61,8 +76,10 @@ if TYPE_CHECKING:
     from tests.clients import Client
     from tests.conftest import Serve
 
-# Who there is: ada, who has a profile and a post with two tags, and bob, who is inactive.
-ADA, BOB = 1, 2
+# Who there is: ada, who has a profile, a post with two tags, and credits, of which some are held
+# for cleo, who has some too; and bob, who is inactive.
+ADA, BOB, CLEO = 1, 2, 3
+GRANT, HOLD = 1, 3
 POST, MATHS, NOTES = 1, 1, 2
 EMAIL, USERNAME, URL = "ada@example.com", "ada", "https://example.com/ada.png"
 LONG_EMAIL = "x" * 243 + "@example.com"
@@ -95,6 +112,11 @@ new_password = text(256, least=8)
 role = enum(last=3)
 user_view = enum(last=3)
 post_view = enum(last=2)
+memo = text(
+    200,
+    refuse=("a\nb", "\x7f", "\x85"),
+    serve=(" ", "名前", "a\u2028b", "' OR 1=1 --"),
+)
 title = text(
     200,
     least=1,
@@ -156,6 +178,10 @@ def tags_token(**asked: str) -> str:
     return token(tags_pb2.ListTagsRequest(**asked))  # type: ignore[arg-type] # any of its fields
 
 
+def transfers_token(**asked: object) -> str:
+    return token(credits_pb2.ListTransfersRequest(**asked))  # type: ignore[arg-type] # any of its fields
+
+
 def counts_token(**asked: str) -> str:
     return token(users_pb2.ListUserPostCountsRequest(**asked))  # type: ignore[arg-type] # any of its fields
 
@@ -185,6 +211,35 @@ def post_tags() -> Kind:
     )
 
 
+def new_transfers() -> Kind:
+    """The transfers of a batch."""
+    one = credits_pb2.NewTransfer(from_user_id=ADA, to_user_id=CLEO, amount=1)
+    wrong: dict[str, dict[str, Any]] = {
+        "from_user_id": {"from_user_id": -1},
+        "to_user_id": {"to_user_id": ADA},
+        "amount": {"amount": 0},
+        "memo": {"memo": "\0"},
+    }
+
+    def changed(parts: dict[str, Any]) -> credits_pb2.NewTransfer:
+        given = {"from_user_id": ADA, "to_user_id": CLEO, "amount": 1}
+        return credits_pb2.NewTransfer(**given | parts)
+
+    nothing = credits_pb2.NewTransfer()
+    return (
+        *message(REFUSED),
+        *(
+            Variant(f"of a wrong {part}", [one, changed(values)], refused(f"{{}}[1].{part}"))
+            for part, values in wrong.items()
+        ),
+        Variant("20,000 of nothing", [nothing] * 20_000, REFUSED),
+        Variant("from nobody there", [one, changed({"from_user_id": MAX_INT64})], SERVED),
+        Variant("of too much", [one, changed({"amount": MAX_INT64})], SERVED),
+        Variant("as many as may be", [one] * 1000, SERVED),
+        Variant("too many", [one] * 1001, REFUSED),
+    )
+
+
 adas_filter = users_pb2.UserFilter(query="a")
 list_users = users_pb2.ListUsersRequest(filter=adas_filter, order_by="username")
 a_user = resources_pb2.User(
@@ -198,6 +253,7 @@ a_user = resources_pb2.User(
 a_profile = resources_pb2.Profile(user_id=ADA, bio="Counts.", avatar_url=URL)
 adas_posts = posts_pb2.PostFilter(author_id=ADA, tag="Maths")
 list_posts = posts_pb2.ListPostsRequest(filter=adas_posts, order_by="title")
+list_transfers = credits_pb2.ListTransfersRequest(user_id=ADA, order_by="id desc")
 a_post = resources_pb2.Post(
     id=POST, title="Changed", content="Counts.", tags=[resources_pb2.Tag(name="Letters")]
 )
@@ -498,6 +554,89 @@ RPCS = {
         {"id": row_id(), "request_id": request_id()},
         needs=("id",),
     ),
+    "CreditService.GetBalance": Rpc(
+        credits_pb2.GetBalanceRequest(user_id=ADA), {"user_id": row_id()}, needs=("user_id",)
+    ),
+    "CreditService.Grant": Rpc(
+        credits_pb2.GrantRequest(user_id=ADA, amount=5, memo="Welcome."),
+        {
+            "user_id": row_id(),
+            "amount": amount(OVERFLOW),
+            "memo": memo,
+            "request_id": request_id(),
+        },
+        needs=("user_id", "amount"),
+    ),
+    "CreditService.Transfer": Rpc(
+        credits_pb2.TransferRequest(from_user_id=ADA, to_user_id=CLEO, amount=5),
+        {
+            "from_user_id": (*row_id(), Variant("of the receiver", CLEO, refused("to_user_id"))),
+            "to_user_id": (*row_id(), Variant("of the sender", ADA, REFUSED)),
+            "amount": amount(INSUFFICIENT),
+            "memo": memo,
+            "request_id": request_id(),
+        },
+        needs=("from_user_id", "to_user_id", "amount"),
+    ),
+    "CreditService.BatchTransfer": Rpc(
+        credits_pb2.BatchTransferRequest(
+            transfers=[credits_pb2.NewTransfer(from_user_id=ADA, to_user_id=CLEO, amount=5)]
+        ),
+        {"transfers": new_transfers(), "atomic": flag(), "request_id": request_id()},
+        needs=("transfers",),
+    ),
+    "CreditService.Hold": Rpc(
+        credits_pb2.HoldRequest(from_user_id=ADA, to_user_id=CLEO, amount=5),
+        {
+            "from_user_id": (*row_id(), Variant("of the receiver", CLEO, refused("to_user_id"))),
+            "to_user_id": (*row_id(), Variant("of the sender", ADA, REFUSED)),
+            "amount": amount(INSUFFICIENT),
+            "expires_in": lifetime(30 * 86_400),
+            "memo": memo,
+            "request_id": request_id(),
+        },
+        needs=("from_user_id", "to_user_id", "amount"),
+    ),
+    "CreditService.CaptureHold": Rpc(
+        credits_pb2.CaptureHoldRequest(transfer_id=HOLD, amount=5),
+        {
+            "transfer_id": (*row_id(), Variant("of a grant", GRANT, NOT_PENDING)),
+            "amount": amount(TOO_LARGE, missing=SERVED),
+            "request_id": request_id(),
+        },
+        needs=("transfer_id",),
+    ),
+    "CreditService.ReleaseHold": Rpc(
+        credits_pb2.ReleaseHoldRequest(transfer_id=HOLD),
+        {
+            "transfer_id": (*row_id(), Variant("of a grant", GRANT, NOT_PENDING)),
+            "request_id": request_id(),
+        },
+        needs=("transfer_id",),
+    ),
+    "CreditService.GetTransfer": Rpc(
+        credits_pb2.GetTransferRequest(id=GRANT), {"id": row_id()}, needs=("id",)
+    ),
+    "CreditService.ListTransfers": Rpc(
+        list_transfers,
+        {
+            "user_id": (*row_id(unknown=SERVED), Variant("of another", BOB, SERVED)),
+            "direction": enum(last=2),
+            "state": enum(last=5),
+            "order_by": one_of("id", "id desc"),
+            "page_size": page_size(),
+            "page_token": page_token(
+                transfers_token(user_id=ADA, order_by="id desc"),
+                transfers_token(user_id=CLEO, order_by="id desc"),
+                transfers_token(user_id=ADA),
+                transfers_token(user_id=ADA, order_by="id desc", direction=1),
+                transfers_token(user_id=ADA, order_by="id desc", state=1),
+                counts_token(order_by="id desc"),
+            ),
+        },
+        needs=("user_id",),
+    ),
+    "CreditService.AuditCredits": Rpc(credits_pb2.AuditCreditsRequest(), {}),
 }
 WRONG = [case for case in cases(RPCS) if case.outcome.code is not Code.OK]
 ODD = [case for case in cases(RPCS) if case.outcome.code is Code.OK]
@@ -515,12 +654,17 @@ class World:
 
     async def restore(self) -> None:
         """Makes the database what every case starts from."""
+        await self.connection.execute(EMPTY_LEDGER)
         await self.connection.execute("TRUNCATE users, tags, requests RESTART IDENTITY CASCADE")
         ada = await factories.add_user(
             self.db, email=EMAIL, username=USERNAME, password_hash=self.password_hash
         )
-        bob = await factories.add_user(self.db)
-        assert (ada.id, bob.id) == (ADA, BOB)
+        bob, cleo = await factories.add_users(self.db, 2)
+        assert (ada.id, bob.id, cleo.id) == (ADA, BOB, CLEO)
+        granted = [factories.grant(user_id, 2000) for user_id in (ADA, CLEO)]
+        for operation in granted:
+            await factories.make(self.db, operation)
+        assert (await factories.make(self.db, factories.hold(ADA, CLEO, 500))).id == HOLD
         await self.connection.execute("UPDATE users SET is_active = false WHERE id = $1", BOB)
         async with self.db.transaction() as tx:
             await profiles.create(tx, ADA, "", "")

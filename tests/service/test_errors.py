@@ -26,14 +26,19 @@ Code = grpc.StatusCode
 SECRET = "the words of a driver"
 REQUEST_ID = "the id of the request"
 
+
+def precondition(reason: str) -> tuple[Code, str, set[str]]:
+    return Code.FAILED_PRECONDITION, reason, {"PreconditionFailure"}
+
+
 # What section 4 of the design says: the status code, the reason, the details beside ErrorInfo.
 REFUSED = (Code.INVALID_ARGUMENT, "INVALID_REQUEST", {"BadRequest"})
 NOT_FOUND = (Code.NOT_FOUND, "NOT_FOUND", {"ResourceInfo"})
 TAKEN = (Code.ALREADY_EXISTS, "ALREADY_EXISTS", {"ResourceInfo"})
 STALE = (Code.ABORTED, "ETAG_MISMATCH", {"ResourceInfo", "RetryInfo"})
 CONTENTION = (Code.ABORTED, "CONTENTION", {"RetryInfo"})
-FULL_OF_TAGS = (Code.FAILED_PRECONDITION, "TOO_MANY_TAGS", {"PreconditionFailure"})
-REFERENCED = (Code.FAILED_PRECONDITION, "STILL_REFERENCED", {"PreconditionFailure"})
+FULL_OF_TAGS = precondition("TOO_MANY_TAGS")
+REFERENCED = precondition("STILL_REFERENCED")
 UNKNOWN_LOGIN = (Code.UNAUTHENTICATED, "INVALID_CREDENTIALS", set[str]())
 REUSED = (Code.FAILED_PRECONDITION, "REQUEST_ID_REUSED", {"PreconditionFailure"})
 OVERLOADED = (Code.RESOURCE_EXHAUSTED, "OVERLOADED", {"RetryInfo"})
@@ -65,6 +70,13 @@ RAISED = [
     (storage.Contention(SECRET), CONTENTION),
     (storage.StillReferenced(SECRET), REFERENCED),
     (storage.TooManyTags(50), FULL_OF_TAGS),
+    (storage.InsufficientCredits(7, 5, 6), precondition("INSUFFICIENT_CREDITS")),
+    (storage.InactiveUser(7), precondition("INACTIVE_USER")),
+    (storage.LinkedFailed(3), (Code.ABORTED, "LINKED_FAILED", set[str]())),
+    (storage.HoldResolved(8, "released"), precondition("HOLD_RESOLVED")),
+    (storage.AmountTooLarge(8, 5, 6), precondition("AMOUNT_TOO_LARGE")),
+    (storage.Overflow("user 7"), (Code.OUT_OF_RANGE, "OVERFLOW", set[str]())),
+    (storage.HasCredits(SECRET), precondition("HAS_CREDITS")),
     (storage.PoolTimeout(SECRET), POOL_WAIT),
     (storage.DatabaseDown(SECRET), DOWN),
     (storage.LockTimeout(SECRET), LOCK_WAIT),
@@ -142,6 +154,34 @@ def test_no_words_of_a_driver_reach_a_caller(error: BaseException) -> None:
 @pytest.mark.parametrize("error", [RuntimeError(SECRET), storage.Unexpected(SECRET)])
 def test_a_fault_names_the_request_that_the_log_knows_it_by(error: BaseException) -> None:
     assert REQUEST_ID in failure_of(error, REQUEST_ID).message
+
+
+@pytest.mark.parametrize(
+    ("error", "metadata"),
+    [
+        (
+            storage.InsufficientCredits(7, 5, 6),
+            {"user_id": "7", "available": "5", "required": "6"},
+        ),
+        (storage.InactiveUser(7), {"user_id": "7"}),
+        (storage.LinkedFailed(3), {"index": "3"}),
+        (storage.HoldResolved(8, "released"), {"transfer_id": "8", "state": "released"}),
+        (storage.AmountTooLarge(8, 5, 6), {"transfer_id": "8", "held": "5", "required": "6"}),
+        (storage.Overflow("user 7"), {"whose": "user 7"}),
+    ],
+    ids=lambda value: getattr(type(value), "__name__", ""),
+)
+def test_what_was_in_the_way_of_credits_is_told(
+    error: BaseException, metadata: dict[str, str]
+) -> None:
+    info, *_ = failure_of(error, REQUEST_ID).details
+    assert isinstance(info, error_details_pb2.ErrorInfo)
+    assert dict(info.metadata) == metadata
+
+
+def test_an_account_that_is_not_empty_is_known_by_the_name_of_its_guard() -> None:
+    failure = failure_of(of_sqlstate("23001", "byline_keep_credits"), REQUEST_ID)
+    assert told(failure) == precondition("HAS_CREDITS")
 
 
 def test_a_resource_is_named_as_the_caller_named_it() -> None:

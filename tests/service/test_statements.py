@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from byline.v1 import posts_pb2, resources_pb2, users_pb2
+from byline.v1 import credits_pb2, posts_pb2, resources_pb2, users_pb2
 from google.protobuf import message_factory
 from sqlalchemy import Engine, event
 
@@ -63,6 +63,7 @@ READS = [
     ),
     Read("UserService.ListUserPostCounts", "", 1),
     Read("TagService.ListTags", "", 1),
+    Read("CreditService.ListTransfers", "", 1),
 ]
 ONE_USER = {
     users_pb2.USER_VIEW_BASIC: 1,
@@ -71,6 +72,7 @@ ONE_USER = {
 }
 
 # A thousand users with a profile and a published post, of which each has two of a thousand tags.
+# The first has been granted credits a thousand times.
 WORLD = """
     INSERT INTO users (email, email_key, username, username_key, password_hash)
     SELECT n, n, n, n, '' FROM generate_series(1, 1000) AS numbers (n);
@@ -80,10 +82,24 @@ WORLD = """
     INSERT INTO tags (name, name_key) SELECT n, n FROM generate_series(1, 1000) AS numbers (n);
     INSERT INTO post_tags (post_id, tag_id)
     SELECT id, 1 + (id + more) % 1000 FROM posts, generate_series(0, 1) AS mores (more);
+    INSERT INTO ledger (kind, to_user_id, amount, memo)
+    SELECT 'grant', 1, 5, '' FROM generate_series(1, 1000);
+    UPDATE credit_accounts SET available = 5000 WHERE user_id = 1;
 """
 MORE_POSTS = """
     INSERT INTO posts (author_id, title, title_key, content, published)
     SELECT $1, 'Post', 'post', '', true FROM generate_series(1, $2)
+"""
+MORE_HOLDS = """
+    WITH made AS (
+        INSERT INTO ledger (kind, from_user_id, to_user_id, amount, memo, expires_at)
+        SELECT 'hold', $1::bigint, $2::bigint, 1, '', now() + (n % 2 - 0.5) * interval '1 hour'
+        FROM generate_series(1, $3) AS n
+        RETURNING *
+    ), opened AS (
+        INSERT INTO open_holds SELECT id, from_user_id, to_user_id, amount, expires_at FROM made
+    )
+    UPDATE credit_accounts SET available = available - $3, held = held + $3 WHERE user_id = $1
 """
 
 
@@ -171,6 +187,42 @@ async def test_many_tags_take_as_many_statements_as_one(client: Client) -> None:
     assert made == made[:1] * 3
 
 
+@pytest.mark.parametrize("atomic", [False, True])
+async def test_a_batch_of_a_thousand_transfers_takes_as_many_statements_as_one(
+    client: Client, *, atomic: bool
+) -> None:
+    made = []
+    for number in ROWS:
+        transfers = [
+            credits_pb2.NewTransfer(from_user_id=1 + at % 2, to_user_id=2 - at % 2, amount=1)
+            for at in range(number)
+        ]
+        request = credits_pb2.BatchTransferRequest(transfers=transfers, atomic=atomic)
+        made.append(await statements_of(client.credits.BatchTransfer(request)))
+    assert made == [2, 2, 2]
+
+
+@pytest.mark.parametrize("number", ROWS)
+async def test_credits_take_the_same_however_many_holds_there_are(
+    client: Client, shared_url: str, number: int
+) -> None:
+    ada, bob = await factories.create_users_with(client, 5000, 0)
+    # Every other one has expired.
+    await _run(shared_url, MORE_HOLDS, ada, bob, number)
+    hold = credits_pb2.HoldRequest(from_user_id=ada, to_user_id=bob, amount=1)
+    first, second = [(await client.credits.Hold(hold)).transfer.id for _ in range(2)]
+    await _run(shared_url, MORE_HOLDS, ada, bob, number)
+    calls = client.credits
+    assert [
+        await statements_of(calls.GetBalance(credits_pb2.GetBalanceRequest(user_id=ada))),
+        await statements_of(calls.Hold(hold)),
+        await statements_of(calls.CaptureHold(credits_pb2.CaptureHoldRequest(transfer_id=first))),
+        await statements_of(calls.ReleaseHold(credits_pb2.ReleaseHoldRequest(transfer_id=second))),
+        await statements_of(calls.GetTransfer(credits_pb2.GetTransferRequest(id=first))),
+        await statements_of(calls.AuditCredits(credits_pb2.AuditCreditsRequest())),
+    ] == [1, 3, 3, 3, 1, 2]
+
+
 async def _statements_of_writes(
     client: Client, post: resources_pb2.Post, *, few: int, many: int
 ) -> list[int]:
@@ -200,6 +252,8 @@ async def _statements_of_writes(
 def _request(rpc: MethodDescriptor, view: str, rows: int) -> Message:
     """A request for so many rows of the world."""
     asked: dict[str, Any] = {"view": _views(rpc)[view]} if view else {}
+    if "user_id" in rpc.input_type.fields_by_name:
+        asked["user_id"] = 1
     if "ids" in rpc.input_type.fields_by_name:
         asked["ids"] = range(1, rows + 1)
     else:

@@ -11,7 +11,7 @@ from sqlalchemy import make_url, text
 
 import migrations
 from storage.database import Database, PoolConfig
-from tests.sessions import connected
+from tests.sessions import EMPTY_LEDGER, connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,6 +28,7 @@ async def db(shared_url: str) -> AsyncIterator[Database]:
     """A migrated database with nothing in it: one for the tests of a file, emptied for each."""
     database = Database(shared_url)
     async with database.transaction() as tx:
+        await tx.execute(text(EMPTY_LEDGER))
         await tx.execute(text("TRUNCATE users, tags, requests CASCADE"))
     yield database
     await database.close()

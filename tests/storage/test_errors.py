@@ -81,6 +81,10 @@ ALL_SQLSTATES = sorted(
 )
 
 
+# Who writes these has locked what they are about: broken, they are a fault of Byline's own.
+GUARDED_KEYS = {"ix_ledger_resolution"}
+
+
 def unique_names() -> set[str]:
     """The names of all unique constraints and indexes that are no primary keys."""
     names = set()
@@ -92,7 +96,7 @@ def unique_names() -> set[str]:
 
 
 def test_every_unique_key_has_a_resource_and_a_field() -> None:
-    assert set(UNIQUE_KEYS) == unique_names()
+    assert {*UNIQUE_KEYS, *GUARDED_KEYS} == unique_names()
 
 
 async def test_the_unique_keys_are_called_so_in_the_database(db: Database) -> None:
@@ -103,7 +107,7 @@ async def test_the_unique_keys_are_called_so_in_the_database(db: Database) -> No
                 " WHERE indisunique AND NOT indisprimary AND relnamespace = 'public'::regnamespace"
             )
         )
-    assert set(found.scalars()) == set(UNIQUE_KEYS)
+    assert set(found.scalars()) == {*UNIQUE_KEYS, *GUARDED_KEYS}
 
 
 @pytest.mark.parametrize("name", sorted(UNIQUE_KEYS))
