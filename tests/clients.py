@@ -75,6 +75,7 @@ class Refusal:
     fields: tuple[str, ...] = ()
     resource: tuple[str, str] = ("", "")
     retry_after: float | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
     details: tuple[str, ...] = ()
     trailers: dict[str, str | bytes] = field(default_factory=dict, compare=False)
 
@@ -142,6 +143,7 @@ def _read(error: grpc.aio.AioRpcError) -> Refusal:
         match name:
             case "ErrorInfo":
                 known |= {"reason": detail.reason, "domain": detail.domain}
+                known["metadata"] = dict(detail.metadata)
             case "BadRequest":
                 known["fields"] = tuple(each.field for each in detail.field_violations)
             case "ResourceInfo":
