@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import shutil
 import tempfile
 from collections import Counter
@@ -17,8 +18,8 @@ from byline.v1 import posts_pb2 as pb
 
 from storage.database import Database
 from tests import factories
-from tests.clients import Client
-from tests.processes import Byline, until
+from tests.clients import Client, Refusal, outcome_of
+from tests.processes import POLL, Byline, until
 from tests.statements import post_counts, run
 
 if TYPE_CHECKING:
