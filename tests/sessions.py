@@ -70,6 +70,34 @@ async def locked_user(url: str, user_id: int) -> AsyncIterator[None]:
         yield
 
 
+@asynccontextmanager
+async def slow_commits(url: str) -> AsyncIterator[None]:
+    """Holds up commits that add a user: each waits for a lock that the block holds."""
+    async with connected(url) as admin:
+        await admin.execute(
+            "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END';"
+            "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED"
+            " FOR EACH ROW EXECUTE FUNCTION wait()"
+        )
+        await admin.execute("SELECT pg_advisory_lock(1)")
+        try:
+            yield
+        finally:
+            await admin.execute("SELECT pg_advisory_unlock_all()")
+            await admin.execute("DROP FUNCTION wait CASCADE")
+
+
+async def end_connections(url: str) -> None:
+    """Ends every connection of Bylines to the database, as a restart of the server does."""
+    async with connected(url) as admin:
+        # Waits for their ends, ten seconds each at most.
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'byline'"
+        )
+
+
 async def until_waiting_for_a_lock(url: str, *, callers: int = 1) -> None:
     """Waits until so many callers of Bylines wait for locks that somebody else holds."""
     async with connected(url) as connection:

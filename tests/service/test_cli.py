@@ -79,6 +79,30 @@ def test_a_database_url_comes_from_the_environment_too(
     assert migrations.status(empty_url).state is migrations.State.CURRENT
 
 
+def test_maintenance_does_all_there_is_to_do_and_says_how_much(
+    byline: Command, database_url: str
+) -> None:
+    execute(
+        database_url,
+        "INSERT INTO requests (request_id, method, caller, digests, created_at)"
+        " SELECT gen_random_uuid(), '', '', '{}', now() - n * interval '1 minute'"
+        " FROM generate_series(1, 2600) AS minutes (n)",
+    )
+    maintenance = ("maintenance", "--database-url", database_url)
+    ended = byline(*maintenance)
+    assert (ended.status, ended.output, ended.complaint) == (0, "purged requests: 1161\n", "")
+    assert byline(*maintenance).output == "purged requests: 0\n"
+    ended = byline(*maintenance, "--request-retention", 3600)
+    assert ended.output == "purged requests: 1380\n"
+    assert fetch(database_url, "SELECT count(*) FROM requests") == 59
+
+
+def test_maintenance_on_a_database_that_is_away_fails_in_one_line(byline: Command) -> None:
+    ended = byline("maintenance", "--database-url", NOWHERE)
+    assert (ended.status, ended.output) == (1, "")
+    assert ended.complaint.count("\n") == 1
+
+
 def test_serve_refuses_a_schema_that_is_behind_and_says_what_mends_it(
     byline: Command, empty_url: str
 ) -> None:

@@ -15,8 +15,10 @@ from storage.database import (
     Database,
     PoolConfig,
     Session,
+    Transaction,
     Usage,
     Wait,
+    unit,
     usage,
 )
 from storage.errors import (
@@ -32,7 +34,14 @@ from storage.errors import (
 from storage.users import Filter, Key, UserRow
 from tests import factories
 from tests.processes import until
-from tests.sessions import BYLINES, connected, locked_user, until_waiting_for_a_lock
+from tests.sessions import (
+    BYLINES,
+    connected,
+    end_connections,
+    locked_user,
+    slow_commits,
+    until_waiting_for_a_lock,
+)
 from tests.statements import sent_by
 
 if TYPE_CHECKING:
@@ -65,16 +74,6 @@ async def opened(shared_url: str) -> AsyncIterator[Open]:
 async def pid_of(session: Session) -> int:
     pid: int = (await session.execute(PID)).scalar_one()
     return pid
-
-
-async def end_connections(url: str) -> None:
-    """Ends every connection of Bylines to the database, as a restart of the server does."""
-    async with connected(url) as admin:
-        # Waits for their ends, ten seconds each at most.
-        await admin.execute(
-            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND application_name = 'byline'"
-        )
 
 
 @asynccontextmanager
@@ -203,24 +202,6 @@ async def test_a_transaction_without_statements_sends_nothing(db: Database) -> N
     assert (sent.statements, sent.frames) == ([], [])
 
 
-@asynccontextmanager
-async def slow_commits(url: str) -> AsyncIterator[None]:
-    """Holds up commits that add a user: each waits for a lock that the block holds."""
-    async with connected(url) as admin:
-        await admin.execute(
-            "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
-            " 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END';"
-            "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED"
-            " FOR EACH ROW EXECUTE FUNCTION wait()"
-        )
-        await admin.execute("SELECT pg_advisory_lock(1)")
-        try:
-            yield
-        finally:
-            await admin.execute("SELECT pg_advisory_unlock_all()")
-            await admin.execute("DROP FUNCTION wait CASCADE")
-
-
 async def test_a_commit_under_way_is_not_stopped_by_cancellation(
     db: Database, shared_url: str
 ) -> None:
@@ -253,6 +234,144 @@ async def test_a_commit_that_loses_against_another_is_contention(
         finally:
             await admin.execute("DROP FUNCTION lose CASCADE")
     assert await count_of(db) == 0
+
+
+# unit
+
+
+async def begin(tx: Transaction) -> None:
+    """Adds a user before anybody else does."""
+    await users.create(tx, factories.new_user(username="the first"))
+
+
+async def add(db: Database, username: str) -> None:
+    async with db.transaction() as tx:
+        await users.create(tx, factories.new_user(username=username))
+
+
+async def names(db: Database) -> list[str]:
+    async with db.read() as read:
+        return list((await read.execute(text("SELECT username FROM users ORDER BY id"))).scalars())
+
+
+async def test_the_transactions_of_a_unit_are_one_that_commits_when_it_ends(db: Database) -> None:
+    async with sent_by(db) as sent:
+        async with unit(begin) as whole:
+            await add(db, "ada")
+            await add(db, "bob")
+            assert whole.tx is not None
+            await users.create(whole.tx, factories.new_user(username="carl"))
+            assert await names(db) == []
+        assert await names(db) == ["the first", "ada", "bob", "carl"]
+    assert sorted(sent.frames) == ["BEGIN;", "COMMIT;"]
+    assert checked_out(db) == 0
+
+
+async def test_a_unit_that_opens_no_transaction_sends_nothing(db: Database) -> None:
+    async with sent_by(db) as sent, unit(begin) as whole:
+        assert whole.is_untouched
+    assert (sent.statements, sent.frames) == ([], [])
+
+
+async def test_a_unit_is_its_blocks_and_nobody_elses(db: Database) -> None:
+    async def elsewhere() -> None:
+        await started.wait()
+        await add(db, "bob")
+
+    started = asyncio.Event()
+    other = asyncio.ensure_future(elsewhere())
+    async with unit(begin):
+        await add(db, "ada")
+        started.set()
+        await other
+        assert await names(db) == ["bob"]
+
+
+@pytest.mark.parametrize("where", ["in a transaction", "between", "at the beginning"])
+async def test_a_unit_that_fails_has_no_effect(db: Database, where: str) -> None:
+    async def begin_or_fail(tx: Transaction) -> None:
+        await begin(tx)
+        if where == "at the beginning":
+            raise ZeroDivisionError
+
+    async def fail() -> None:
+        async with unit(begin_or_fail):
+            await add(db, "ada")
+            if where == "in a transaction":
+                async with db.transaction():
+                    raise ZeroDivisionError
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    assert await names(db) == []
+    assert checked_out(db) == 0
+    await add(db, "bob")
+    assert await names(db) == ["bob"]
+
+
+@pytest.mark.parametrize("then", ["ends", "opens another"])
+async def test_a_unit_does_not_outlive_the_failure_of_a_part_of_it(db: Database, then: str) -> None:
+    async def fail() -> None:
+        async with db.transaction() as tx:
+            await users.create(tx, factories.new_user())
+            raise ZeroDivisionError
+
+    async def go_on() -> None:
+        async with unit(begin):
+            with pytest.raises(ZeroDivisionError):
+                await fail()
+            if then == "opens another":
+                await add(db, "ada")
+
+    with pytest.raises(RuntimeError, match="failed"):
+        await go_on()
+    assert await names(db) == []
+
+
+async def test_a_unit_that_is_cancelled_has_no_effect(db: Database, shared_url: str) -> None:
+    async def work() -> None:
+        async with unit(begin):
+            await add(db, "ada")
+            added.set()
+            await asyncio.get_running_loop().create_future()
+
+    added = asyncio.Event()
+    task = asyncio.ensure_future(work())
+    await added.wait()
+    await end(task)
+    await until_none_is(shared_url, "(state <> 'idle' OR xact_start IS NOT NULL)")
+    assert await names(db) == []
+
+
+async def test_the_commit_of_a_unit_is_not_stopped_by_cancellation(
+    db: Database, shared_url: str
+) -> None:
+    async def work() -> None:
+        async with unit(begin):
+            await add(db, "ada")
+
+    async with slow_commits(shared_url):
+        task = asyncio.ensure_future(work())
+        await until_waiting_for_a_lock(shared_url)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=0.1)
+        assert not done
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await names(db) == ["the first", "ada"]
+    assert checked_out(db) == 0
+
+
+async def test_a_unit_begins_on_another_connection_when_its_own_is_dead(
+    opened: Open, shared_url: str
+) -> None:
+    db = opened(size=1, overflow=0)
+    await count_of(db)
+    await end_connections(shared_url)
+    async with unit(begin):
+        await add(db, "ada")
+    assert await names(db) == ["the first", "ada"]
 
 
 # read

@@ -1,0 +1,566 @@
+"""Calls that are sent twice: one effect, the first answer, and what keeps two calls apart."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import itertools
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
+
+import grpc
+import pytest
+from byline.v1 import posts_pb2, profiles_pb2, resources_pb2, tags_pb2, users_pb2
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tests import factories
+from tests.clients import Refusal, outcome_of, refusal_of, rpcs
+from tests.factories import PASSWORD
+from tests.processes import until
+from tests.service.writes import WRITES, named, send
+from tests.sessions import (
+    BYLINES,
+    connected,
+    end_connections,
+    locked_user,
+    slow_commits,
+    until_waiting_for_a_lock,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from google.protobuf.message import Message
+
+    from tests.clients import Client
+    from tests.conftest import Serve
+
+Code = grpc.StatusCode
+# What no test waits for; one that does has failed.
+LONG = 60.0
+SHORT = 0.5
+PROTOS = Path(__file__).parents[2] / "protos/byline/v1"
+REUSED = (Code.FAILED_PRECONDITION, "byline/REQUEST_ID_REUSED", ("", ""))
+# Notes each transaction that changes something, or tries to: it commits along with it.
+NOTE_EFFECTS = """
+    CREATE TABLE effects (transaction xid8);
+    CREATE FUNCTION note_effect() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN INSERT INTO effects VALUES (pg_current_xact_id()); RETURN NULL; END';
+    DO $$
+    DECLARE
+        changed text;
+    BEGIN
+        FOREACH changed IN ARRAY ARRAY['users', 'profiles', 'posts', 'tags', 'post_tags'] LOOP
+            EXECUTE format('CREATE TRIGGER effect AFTER INSERT OR UPDATE OR DELETE ON %I'
+                ' FOR EACH STATEMENT EXECUTE FUNCTION note_effect()', changed);
+        END LOOP;
+    END $$
+"""
+# How many different requests are sent at once, and how often each of them.
+AT_ONCE, TIMES = 10, 50
+
+
+@pytest.fixture(scope="module", autouse=True)
+async def effects_are_noted(shared_url: str) -> None:
+    async with connected(shared_url) as connection:
+        await connection.execute(NOTE_EFFECTS)
+
+
+@pytest.fixture
+def database_url(emptied_url: str) -> str:
+    return emptied_url
+
+
+@pytest.fixture
+def client(emptied_url: str, shared_client: Client) -> Client:
+    del emptied_url
+    return shared_client
+
+
+@pytest.fixture(scope="module")
+async def other(serve: Serve, shared_url: str) -> AsyncIterator[Client]:
+    """A client of another server on the same database."""
+    async with serve(shared_url) as connected_client:
+        yield connected_client
+
+
+@pytest.fixture(params=["the same server", "another server"])
+def second(request: pytest.FixtureRequest, client: Client, other: Client) -> Client:
+    """A client that sends again what another sent before."""
+    return client if request.param == "the same server" else other
+
+
+async def forget_effects(url: str) -> None:
+    async with connected(url) as connection:
+        await connection.execute("TRUNCATE effects")
+
+
+async def effects(url: str) -> int:
+    """How many transactions changed something."""
+    async with connected(url) as connection:
+        found: int = await connection.fetchval("SELECT count(DISTINCT transaction) FROM effects")
+        return found
+
+
+async def kept(url: str) -> int:
+    """How many requests are kept, with answers or without."""
+    async with connected(url) as connection:
+        found: int = await connection.fetchval("SELECT count(*) FROM requests")
+        return found
+
+
+def renaming(user_id: int, name: str = "Ada") -> users_pb2.UpdateUserRequest:
+    user = resources_pb2.User(id=user_id, full_name=name)
+    return users_pb2.UpdateUserRequest(user=user, request_id=str(uuid4()))
+
+
+# The same call
+
+
+def test_every_rpc_that_takes_a_request_id_is_tested() -> None:
+    takers = {
+        f"{rpc.containing_service.name}/{rpc.name}"
+        for rpc in rpcs()
+        if "request_id" in rpc.input_type.fields_by_name
+    }
+    assert WRITES.keys() == takers
+
+
+def test_every_rpc_that_takes_a_request_id_says_how_one_is_refused() -> None:
+    contract = "".join(path.read_text() for path in PROTOS.glob("*.proto"))
+    comments = {
+        name: comment for comment, name in re.findall(r"((?: +//.*\n)+) +rpc (\w+)\(", contract)
+    }
+    silent = [rpc for rpc in WRITES if "REQUEST_ID_REUSED" not in comments[rpc.partition("/")[2]]]
+    assert silent == []
+
+
+@pytest.mark.parametrize("rpc", WRITES)
+async def test_the_same_call_has_one_effect_and_the_same_answer(
+    client: Client, second: Client, database_url: str, rpc: str
+) -> None:
+    request = await WRITES[rpc](client)
+    request_id = uuid4()
+    await forget_effects(database_url)
+    first = await send(client, rpc, request, request_id)
+    assert await send(second, rpc, request, request_id) == first
+    assert await effects(database_url) == 1
+
+
+@pytest.mark.parametrize("rpc", WRITES)
+async def test_an_answer_outlives_what_it_tells_of_and_the_server_that_gave_it(
+    serve: Serve, database_url: str, rpc: str
+) -> None:
+    async with serve(database_url) as before:
+        request = await WRITES[rpc](before)
+        request_id = uuid4()
+        first = await send(before, rpc, request, request_id)
+    async with connected(database_url) as connection:
+        await connection.execute("DELETE FROM users; DELETE FROM tags")
+    await forget_effects(database_url)
+    # With another cost of hashing, as after a change of settings.
+    async with serve(database_url, hash_time_cost=2) as after:
+        assert await send(after, rpc, request, request_id) == first
+    assert await effects(database_url) == 0
+
+
+async def test_a_request_id_is_the_same_in_either_case(client: Client, database_url: str) -> None:
+    request = factories.create_user_request()
+    request_id = str(uuid4())
+    first = await send(client, "UserService/CreateUser", request, request_id)
+    again = await send(client, "UserService/CreateUser", request, request_id.upper())
+    assert again == first
+    assert await kept(database_url) == 1
+
+
+async def test_fields_that_the_contract_does_not_know_make_no_difference(client: Client) -> None:
+    wire = named(factories.create_user_request(), uuid4()).SerializeToString()
+    first = await client.raw("byline.v1.UserService/CreateUser", wire)
+    unknown = b"\xc2\x3e\x03new"
+    assert await client.raw("byline.v1.UserService/CreateUser", wire + unknown) == first
+
+
+async def test_calls_without_a_request_id_are_all_different(
+    client: Client, database_url: str
+) -> None:
+    user = await factories.create_user(client)
+    await factories.create_post(client, author_id=user.id, title="Notes")
+    await factories.create_post(client, author_id=user.id, title="Notes")
+    count = await client.posts.CountPosts(posts_pb2.CountPostsRequest())
+    assert (count.count, await kept(database_url)) == (2, 0)
+
+
+async def test_two_methods_may_use_the_same_id(client: Client) -> None:
+    request_id = uuid4()
+    answers = [await send(client, rpc, await WRITES[rpc](client), request_id) for rpc in WRITES]
+    assert len(answers) == len(WRITES)
+
+
+async def test_a_request_id_may_be_used_again_when_its_time_is_over(
+    client: Client, database_url: str
+) -> None:
+    request_id = uuid4()
+    for _ in range(2):
+        await send(client, "UserService/CreateUser", factories.create_user_request(), request_id)
+        async with connected(database_url) as connection:
+            await connection.execute("DELETE FROM requests")
+
+
+# Another request
+
+
+def user(**given: Any) -> users_pb2.CreateUserRequest:  # noqa: ANN401 - any field
+    values = {"email": "ada@example.com", "username": "ada", "password": PASSWORD}
+    return users_pb2.CreateUserRequest(**values | given)
+
+
+def profile(bio: str = "") -> users_pb2.CreateUserRequest:
+    return user(profile=users_pb2.NewProfile(bio=bio))
+
+
+def update(name: str, *paths: str) -> users_pb2.UpdateUserRequest:
+    changed = resources_pb2.User(id=1, full_name=name)
+    return users_pb2.UpdateUserRequest(user=changed, update_mask=FieldMask(paths=paths))
+
+
+def deactivation(seconds: int, nanos: int = 0) -> users_pb2.DeactivateUsersRequest:
+    before = Timestamp(seconds=seconds, nanos=nanos)
+    return users_pb2.DeactivateUsersRequest(created_before=before)
+
+
+def post(tag: str) -> posts_pb2.UpdatePostRequest:
+    changed = resources_pb2.Post(id=1, tags=[resources_pb2.Tag(name=tag)])
+    return posts_pb2.UpdatePostRequest(post=changed)
+
+
+def change(current: str, new: str) -> users_pb2.ChangePasswordRequest:
+    return users_pb2.ChangePasswordRequest(id=1, current_password=current, new_password=new)
+
+
+def tags(*names: str) -> tags_pb2.CreateTagsRequest:
+    return tags_pb2.CreateTagsRequest(names=names)
+
+
+class Reuse(NamedTuple):
+    """Two requests to one RPC, and the fields at which they differ."""
+
+    rpc: str
+    first: Message
+    then: Message
+    fields: str
+
+    def __str__(self) -> str:
+        return f"{self.rpc} {self.fields}"
+
+
+CREATE, CHANGE = "UserService/CreateUser", "UserService/ChangePassword"
+REUSES = [
+    Reuse(CREATE, user(), user(email="a@b.c"), "email"),
+    Reuse(CREATE, user(), user(username="Ada"), "username"),
+    Reuse(CREATE, user(), user(password="other words"), "password"),
+    Reuse(CREATE, user(), user(password="other words", username="a"), "password,username"),
+    Reuse(CREATE, user(), user(full_name=""), "full_name"),
+    Reuse(CREATE, user(role=1), user(), "role"),
+    Reuse(CREATE, user(), profile(), "profile"),
+    Reuse(CREATE, profile("a"), profile("b"), "profile.bio"),
+    Reuse(CREATE, profile(), profile("b"), "profile,profile.bio"),
+    Reuse(CHANGE, change(PASSWORD, "12345678"), change(PASSWORD, "12345679"), "new_password"),
+    Reuse(CHANGE, change(PASSWORD, "12345678"), change("no idea", "12345678"), "current_password"),
+    Reuse("UserService/UpdateUser", update("a"), update("b"), "user.full_name"),
+    Reuse("UserService/UpdateUser", update("a"), update("a", "full_name"), "update_mask"),
+    Reuse("UserService/DeactivateUsers", deactivation(1), deactivation(1, 1), "created_before"),
+    Reuse(
+        "UserService/PurgeInactiveUsers",
+        users_pb2.PurgeInactiveUsersRequest(),
+        users_pb2.PurgeInactiveUsersRequest(validate_only=True),
+        "validate_only",
+    ),
+    Reuse("PostService/UpdatePost", post("a"), post("b"), "post.tags"),
+    Reuse("TagService/CreateTags", tags("a", "b"), tags("b", "a"), "names"),
+    Reuse("TagService/CreateTags", tags("a", "b"), tags("a"), "names"),
+    Reuse(
+        "ProfileService/DeleteProfile",
+        profiles_pb2.DeleteProfileRequest(user_id=1),
+        profiles_pb2.DeleteProfileRequest(user_id=2),
+        "user_id",
+    ),
+]
+
+
+@pytest.mark.parametrize("reuse", REUSES, ids=str)
+async def test_another_request_with_the_same_id_is_refused_and_told_what_differs(
+    client: Client, second: Client, database_url: str, reuse: Reuse
+) -> None:
+    rpc, first, then, fields = reuse
+    if rpc != CREATE:
+        author = await factories.create_user(client, profile=users_pb2.NewProfile())
+        await factories.create_post(client, author_id=author.id)
+    request_id = uuid4()
+    answer = await send(client, rpc, first, request_id)
+    await forget_effects(database_url)
+    refusal = await refusal_of(send(second, rpc, then, request_id))
+    assert refusal.what == REUSED
+    assert refusal.metadata == {"fields": fields}
+    assert refusal.details == ("ErrorInfo", "PreconditionFailure")
+    assert await effects(database_url) == 0
+    # The first request is none the worse.
+    assert await send(second, rpc, first, request_id) == answer
+
+
+async def test_nothing_that_is_kept_tells_a_password(client: Client, database_url: str) -> None:
+    made = user()
+    await send(client, "UserService/CreateUser", made, uuid4())
+    await send(client, "UserService/ChangePassword", change(PASSWORD, "other words"), uuid4())
+    async with connected(database_url) as connection:
+        rows = await connection.fetch(
+            "SELECT digests::text, convert_from(answer, 'latin1'), requests::text FROM requests"
+        )
+    assert len(rows) == 2
+    told = " ".join(str(value) for row in rows for value in row).lower()
+    for password in (PASSWORD, "other words"):
+        raw = password.encode()
+        for known in (raw, hashlib.sha256(raw).digest(), hashlib.sha512(raw).digest()):
+            for shown in (known.hex(), base64.b64encode(known).decode().rstrip("=")):
+                assert shown.lower() not in told
+        assert password not in told
+    # What is kept of one takes as long to try as a password's own hash.
+    assert told.count("argon2id") == 2 * 3
+
+
+async def test_the_same_values_in_two_calls_are_not_seen_to_be_the_same(
+    client: Client, database_url: str
+) -> None:
+    for _ in range(2):
+        await send(client, "TagService/CreateTags", tags("a"), uuid4())
+    async with connected(database_url) as connection:
+        distinct = await connection.fetchval("SELECT count(DISTINCT digests::text) FROM requests")
+    assert distinct == 2
+
+
+async def test_a_key_of_ones_own_is_used_instead_of_the_databases(
+    serve: Serve, database_url: str
+) -> None:
+    async with connected(database_url) as connection:
+        await connection.execute("DELETE FROM request_keys")
+    request_id = uuid4()
+    async with serve(database_url, request_key="k" * 32) as client:
+        first = await send(client, "TagService/CreateTags", tags("a"), request_id)
+    async with serve(database_url, request_key="k" * 32) as client:
+        assert await send(client, "TagService/CreateTags", tags("a"), request_id) == first
+    async with connected(database_url) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM request_keys") == 0
+    async with serve(database_url, request_key="l" * 32) as client:
+        refusal = await refusal_of(send(client, "TagService/CreateTags", tags("a"), request_id))
+    assert refusal.metadata == {"fields": "names"}
+
+
+# A call that failed
+
+
+async def test_a_call_that_failed_may_be_sent_again_with_the_same_id(
+    client: Client, second: Client, database_url: str
+) -> None:
+    taken = await factories.create_user(client)
+    request = factories.create_user_request(email=taken.email)
+    request_id = uuid4()
+    refusal = await refusal_of(send(client, "UserService/CreateUser", request, request_id))
+    assert refusal.code is Code.ALREADY_EXISTS
+    assert await kept(database_url) == 0
+    await client.users.DeleteUser(users_pb2.DeleteUserRequest(id=taken.id))
+    await send(second, "UserService/CreateUser", request, request_id)
+    assert await kept(database_url) == 1
+
+
+async def test_a_call_that_failed_may_be_sent_again_changed(client: Client) -> None:
+    made = await factories.create_user(client)
+    request_id = uuid4()
+    stale = users_pb2.DeleteUserRequest(id=made.id, etag="0")
+    assert (
+        await refusal_of(send(client, "UserService/DeleteUser", stale, request_id))
+    ).code is Code.ABORTED
+    fresh = users_pb2.DeleteUserRequest(id=made.id, etag=made.etag)
+    await send(client, "UserService/DeleteUser", fresh, request_id)
+
+
+async def test_a_call_that_is_cancelled_before_its_commit_leaves_nothing(
+    client: Client, second: Client, database_url: str
+) -> None:
+    made = await factories.create_user(client)
+    request = renaming(made.id)
+    async with locked_user(database_url, made.id):
+        call = client.users.UpdateUser(request)
+        leaving = asyncio.ensure_future(outcome_of(call))
+        await until_waiting_for_a_lock(database_url)
+        call.cancel()
+        await asyncio.wait([leaving])
+        await until_nobody_waits(database_url)
+        assert await kept(database_url) == 0
+    answer = await second.users.UpdateUser(request)
+    assert answer.user.full_name == "Ada"
+
+
+async def test_a_call_whose_connection_is_lost_at_the_commit_may_be_sent_again(
+    client: Client, second: Client, database_url: str
+) -> None:
+    request = factories.create_user_request(request_id=str(uuid4()))
+    async with slow_commits(database_url):
+        calling = asyncio.ensure_future(outcome_of(client.users.CreateUser(request)))
+        await until_waiting_for_a_lock(database_url)
+        await end_connections(database_url)
+        refusal = await calling
+        assert isinstance(refusal, Refusal)
+        assert (refusal.code, refusal.reason) == (Code.UNAVAILABLE, "DATABASE_DOWN")
+    await forget_effects(database_url)
+    answer = await second.users.CreateUser(request)
+    assert await second.users.CreateUser(request) == answer
+    assert await effects(database_url) == 1
+
+
+async def test_a_deadlock_is_tried_again_with_the_same_id(
+    client: Client, database_url: str
+) -> None:
+    made = await factories.create_user(client)
+    request = renaming(made.id)
+    async with connected(database_url) as connection:
+        await connection.execute(
+            "CREATE SEQUENCE attempts;"
+            "CREATE FUNCTION lose_first() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN IF nextval(''attempts'') < 3 THEN RAISE EXCEPTION SQLSTATE ''40P01'';"
+            "  END IF; RETURN NULL; END';"
+            "CREATE CONSTRAINT TRIGGER lost AFTER UPDATE ON users DEFERRABLE INITIALLY DEFERRED"
+            " FOR EACH ROW EXECUTE FUNCTION lose_first()"
+        )
+        try:
+            await forget_effects(database_url)
+            answer = await client.users.UpdateUser(request)
+            assert await connection.fetchval("SELECT last_value FROM attempts") == 3
+        finally:
+            await connection.execute("DROP FUNCTION lose_first CASCADE; DROP SEQUENCE attempts")
+    assert await client.users.UpdateUser(request) == answer
+    assert await effects(database_url) == 1
+
+
+# A call that is under way
+
+
+async def test_a_call_that_is_under_way_is_waited_for(
+    client: Client, second: Client, database_url: str
+) -> None:
+    made = await factories.create_user(client)
+    request = renaming(made.id)
+    await forget_effects(database_url)
+    async with locked_user(database_url, made.id):
+        first = asyncio.ensure_future(client.users.UpdateUser(request, timeout=LONG))
+        await until_waiting_for_a_lock(database_url)
+        again = asyncio.ensure_future(second.users.UpdateUser(request, timeout=LONG))
+        if second is not client:
+            await until_waiting_for_a_lock(database_url, callers=2)
+        # Another call of the same server is served meanwhile, so that one has come in, too.
+        await second.users.CountUsers(users_pb2.CountUsersRequest())
+        assert not first.done()
+        assert not again.done()
+    assert await again == await first
+    assert await effects(database_url) == 1
+
+
+async def test_the_wait_for_a_call_under_way_ends_with_the_deadline(
+    client: Client, second: Client, database_url: str
+) -> None:
+    made = await factories.create_user(client)
+    request = renaming(made.id)
+    async with locked_user(database_url, made.id):
+        first = asyncio.ensure_future(client.users.UpdateUser(request, timeout=LONG))
+        await until_waiting_for_a_lock(database_url)
+        refusal = await refusal_of(second.users.UpdateUser(request, timeout=SHORT))
+        assert refusal.code is Code.DEADLINE_EXCEEDED
+    assert await second.users.UpdateUser(request) == await first
+
+
+async def test_a_call_takes_the_place_of_the_one_it_waited_for(
+    client: Client, second: Client, database_url: str
+) -> None:
+    made = await factories.create_user(client)
+    request = renaming(made.id)
+    async with locked_user(database_url, made.id):
+        call = client.users.UpdateUser(request, timeout=LONG)
+        leaving = asyncio.ensure_future(outcome_of(call))
+        await until_waiting_for_a_lock(database_url)
+        again = asyncio.ensure_future(second.users.UpdateUser(request, timeout=LONG))
+        if second is not client:
+            await until_waiting_for_a_lock(database_url, callers=2)
+        call.cancel()
+        await asyncio.wait([leaving])
+    assert (await again).user.full_name == "Ada"
+
+
+async def test_calls_that_wait_for_one_take_no_connections(
+    serve: Serve, client: Client, database_url: str
+) -> None:
+    made = await factories.create_user(client)
+    request = renaming(made.id)
+    async with serve(database_url, pool_size=2, pool_overflow=0) as small:
+        async with locked_user(database_url, made.id):
+            calls = [
+                asyncio.ensure_future(small.users.UpdateUser(request, timeout=LONG))
+                for _ in range(TIMES)
+            ]
+            await until_waiting_for_a_lock(database_url)
+            # There is one left for others.
+            await small.users.CountUsers(users_pb2.CountUsersRequest())
+        answers = await asyncio.gather(*calls)
+    assert all(answer == answers[0] for answer in answers)
+
+
+async def test_a_call_that_fails_on_its_own_effect_is_answered_as_it_was(
+    client: Client, database_url: str
+) -> None:
+    made = await factories.create_user(client)
+    request = named(change(PASSWORD, "other words"), uuid4())
+    request.id = made.id
+    first = await client.users.ChangePassword(request)
+    async with connected(database_url) as connection:
+        # As if another server were about to commit the first call.
+        await connection.execute("CREATE TEMPORARY TABLE first AS SELECT * FROM requests")
+        await connection.execute("DELETE FROM requests")
+        async with connection.transaction():
+            await connection.execute("LOCK users IN ACCESS EXCLUSIVE MODE")
+            again = asyncio.ensure_future(client.users.ChangePassword(request, timeout=LONG))
+            await until_waiting_for_a_lock(database_url)
+            await connection.execute("INSERT INTO requests SELECT * FROM first")
+    assert await again == first
+
+
+# All at once
+
+
+@pytest.mark.parametrize(
+    "ids", [pytest.param(2 * len(WRITES), id="few"), pytest.param(1000, marks=pytest.mark.long)]
+)
+async def test_any_number_of_calls_at_once_have_one_effect_for_each_id(
+    client: Client, other: Client, database_url: str, ids: int
+) -> None:
+    wanted = list(itertools.islice(itertools.cycle(WRITES), ids))
+    requests = [(rpc, await WRITES[rpc](client), uuid4()) for rpc in wanted]
+    await forget_effects(database_url)
+    for first in range(0, ids, AT_ONCE):
+        storm = [
+            [send((client, other)[time % 2], *request) for time in range(TIMES)]
+            for request in requests[first : first + AT_ONCE]
+        ]
+        for answers in await asyncio.gather(*(asyncio.gather(*calls) for calls in storm)):
+            assert len(set(answers)) == 1
+    assert await effects(database_url) == ids
+    assert await kept(database_url) == ids
+
+
+async def until_nobody_waits(url: str) -> None:
+    async with connected(url) as connection:
+
+        async def holds() -> bool:
+            return not await connection.fetchval(f"{BYLINES} AND state <> 'idle'")
+
+        await until(holds)
