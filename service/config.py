@@ -143,6 +143,10 @@ class Settings(BaseSettings):
         "one is kept in the database unless set",
         repr=False,
     )
+    gather_transfers: bool = Field(
+        default=False,
+        description="make transfers that meet in an account in one transaction, as they come",
+    )
     maintenance_interval: PositiveSeconds = Field(
         60, description="seconds between rounds of maintenance, give or take half"
     )

@@ -9,12 +9,14 @@ from byline.v1.credits_pb2_grpc import CreditServiceServicer
 
 from service import convert_credits as convert
 from service import pagination
-from storage import audit, credits, holds, transfers  # noqa: A004 - the builtin is the prompt's
+from storage import audit, credits, holds, transfers
 
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
     from storage.database import Database
+    from storage.gathering import Alone, Together
+    from storage.transfers import TransferRow
 
     Context = ServicerContext[Any, Any]
 
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
 class Credits(CreditServiceServicer):
     """Serves `byline.v1.CreditService`; the contract is in credits.proto."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, transfers: Alone | Together) -> None:
         self._db = database
+        self._transfers = transfers
 
     async def GetBalance(self, request: pb.GetBalanceRequest, _: Context) -> pb.GetBalanceResponse:
         """Returns what a user has."""
@@ -41,9 +44,10 @@ class Credits(CreditServiceServicer):
     async def Transfer(self, request: pb.TransferRequest, _: Context) -> pb.TransferResponse:
         """Gives credits of one user to another."""
         transfer = convert.from_transfer(request)
-        async with self._db.transaction() as tx:
-            row = await credits.make(tx, transfer)
-        return pb.TransferResponse(transfer=convert.to_transfer(row))
+        row = await self._transfers.make(
+            transfer, lambda row: _to_response(row).SerializeToString()
+        )
+        return _to_response(row)
 
     async def BatchTransfer(
         self, request: pb.BatchTransferRequest, _: Context
@@ -104,3 +108,7 @@ class Credits(CreditServiceServicer):
         async with self._db.read(snapshot=True) as read:
             found = await audit.audit(read)
         return convert.to_audit(found)
+
+
+def _to_response(row: TransferRow) -> pb.TransferResponse:
+    return pb.TransferResponse(transfer=convert.to_transfer(row))

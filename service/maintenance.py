@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from storage import requests
+from storage import holds, requests
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from service.config import Settings
     from storage.database import Database
+
+# Holds that one transaction releases at most.
+BATCH = 1000
 
 log = structlog.get_logger("byline.maintenance")
 
@@ -41,7 +44,11 @@ def jobs(settings: Settings) -> tuple[Job, ...]:
         async with database.transaction() as tx:
             return await requests.purge(tx, retention)
 
-    return (Job("purged requests", purge_requests),)
+    async def release_holds(database: Database) -> int:
+        async with database.transaction() as tx:
+            return await holds.release_expired(tx, BATCH)
+
+    return (Job("purged requests", purge_requests), Job("released holds", release_holds))
 
 
 async def finish(database: Database, job: Job) -> int:

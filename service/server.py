@@ -29,6 +29,7 @@ from service.profiles import Profiles
 from service.tags import Tags
 from service.users import Users
 from storage.database import Database, PoolConfig
+from storage.gathering import Alone, Together
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -81,6 +82,8 @@ class Server:
             interceptors=[self._pipeline],
             options=[("grpc.so_reuseport", int(settings.workers > 1))],
         )
+        gathering = Together if settings.gather_transfers else Alone
+        self._transfers = gathering(self._database)
         self._maintenance = Maintenance(
             self._database, jobs(settings), settings.maintenance_interval
         )
@@ -94,7 +97,7 @@ class Server:
         add_ProfileServiceServicer_to_server(Profiles(self._database), self._server)
         add_PostServiceServicer_to_server(Posts(self._database), self._server)
         add_TagServiceServicer_to_server(Tags(self._database), self._server)
-        add_CreditServiceServicer_to_server(Credits(self._database), self._server)
+        add_CreditServiceServicer_to_server(Credits(self._database, self._transfers), self._server)
         add_HealthServicer_to_server(self._health.servicer, self._server)
         names = (*SERVICES, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
@@ -119,6 +122,7 @@ class Server:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            await self._transfers.close()
             self._passwords.close()
             await self._database.close()
 

@@ -77,7 +77,6 @@ class Refusal:
     fields: tuple[str, ...] = ()
     resource: tuple[str, str] = ("", "")
     retry_after: float | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
     details: tuple[str, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
     trailers: dict[str, str | bytes] = field(default_factory=dict, compare=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from byline.v1 import credits_pb2, posts_pb2, resources_pb2, tags_pb2, users_pb2
 from sqlalchemy import text
 
-from storage import credits, posts, profiles, tags, users  # noqa: A004 - the builtin is the prompt's
+from storage import credits, posts, profiles, tags, users
 from storage.credits import Operation
 from storage.models import EntryKind
 

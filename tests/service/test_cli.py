@@ -90,10 +90,14 @@ def test_maintenance_does_all_there_is_to_do_and_says_how_much(
     )
     maintenance = ("maintenance", "--database-url", database_url)
     ended = byline(*maintenance)
-    assert (ended.status, ended.output, ended.complaint) == (0, "purged requests: 1161\n", "")
-    assert byline(*maintenance).output == "purged requests: 0\n"
+    assert (ended.status, ended.output, ended.complaint) == (
+        0,
+        "purged requests: 1161\nreleased holds: 0\n",
+        "",
+    )
+    assert byline(*maintenance).output == "purged requests: 0\nreleased holds: 0\n"
     ended = byline(*maintenance, "--request-retention", 3600)
-    assert ended.output == "purged requests: 1380\n"
+    assert ended.output == "purged requests: 1380\nreleased holds: 0\n"
     assert fetch(database_url, "SELECT count(*) FROM requests") == 59
 
 

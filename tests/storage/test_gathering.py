@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from storage import audit, credits, requests  # noqa: A004 - the builtin is the prompt's
+from storage import audit, credits, requests
 from storage.database import Database, PoolConfig
 from storage.errors import (
     Contention,

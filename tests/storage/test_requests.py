@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from storage import requests
-from storage.requests import AlreadyAnswered, Answered, Key
+from storage.requests import AlreadyAnswered, Answered, Claim, Key
 from tests.sessions import connected, until_waiting_for_a_lock
 from tests.statements import run
 
@@ -32,7 +32,7 @@ def key() -> Key:
 
 async def answer(db: Database, key: Key) -> None:
     async with db.transaction() as tx:
-        await requests.claim(tx, key, DIGESTS)
+        await requests.claim(tx, Claim(key, DIGESTS))
         await requests.keep(tx, key, ANSWER)
 
 
@@ -96,7 +96,7 @@ async def test_a_call_is_answered_once(db: Database, key: Key) -> None:
 async def test_a_call_whose_transaction_fails_was_not_answered(db: Database, key: Key) -> None:
     async def fail() -> None:
         async with db.transaction() as tx:
-            await requests.claim(tx, key, DIGESTS)
+            await requests.claim(tx, Claim(key, DIGESTS))
             await requests.keep(tx, key, ANSWER)
             raise ZeroDivisionError
 
@@ -118,7 +118,7 @@ class Race(NamedTuple):
 async def race(db: Database, key: Key, shared_url: str) -> AsyncIterator[Race]:
     async def hold() -> None:
         async with db.transaction() as tx:
-            await requests.claim(tx, key, DIGESTS)
+            await requests.claim(tx, Claim(key, DIGESTS))
             await requests.keep(tx, key, ANSWER)
             claimed.set()
             await end.wait()
