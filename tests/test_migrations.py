@@ -42,6 +42,8 @@ WAITING_FOR_USERS = """
 """
 COUNTS = "SELECT array_agg(post_count ORDER BY user_id) FROM user_post_counts"
 
+BALANCES = "SELECT array_agg(available ORDER BY user_id) FROM credit_accounts"
+
 
 async def tables(url: str) -> object:
     return await run(fetch, url, TABLES)
@@ -71,6 +73,8 @@ async def test_down_and_up_again_with_rows_in_the_tables(database_url: str) -> N
     db = Database(database_url)
     post = await factories.add_post(db, tags=["x"])
     await factories.add_profile(db, post.author_id)
+    ada, bob = await factories.add_users_with(db, 5, 0)
+    await factories.make(db, factories.hold(ada, bob, 5))
     await db.close()
     full = await tables(database_url)
     await run(migrations.down, database_url, "base")
@@ -112,6 +116,17 @@ async def test_users_outlive_the_posts_that_a_step_down_drops(database_url: str)
     await run(migrations.up, database_url)
     await db.close()
     assert await run(fetch, database_url, COUNTS) == [0, 0]
+
+
+async def test_users_from_before_there_were_credits_have_accounts_too(database_url: str) -> None:
+    await run(migrations.down, database_url, "0002")
+    db = Database(database_url)
+    before, _ = await factories.add_users(db, 2)
+    await run(migrations.up, database_url)
+    await factories.add_user(db)
+    await factories.make(db, factories.grant(before.id, 5))
+    await db.close()
+    assert await run(fetch, database_url, BALANCES) == [5, 0, 0]
 
 
 async def test_each_step_down_is_one_that_up_takes_back(database_url: str) -> None:
