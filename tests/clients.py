@@ -35,10 +35,12 @@ class Client:
 
     Args:
         target: `host:port` of the server.
+        options: how the channel behaves: https://grpc.github.io/grpc/core/group__grpc__arg__keys.html
     """
 
-    def __init__(self, target: str) -> None:
-        self.channel = grpc.aio.insecure_channel(target)
+    def __init__(self, target: str, **options: int) -> None:
+        told = [(f"grpc.{name}", value) for name, value in options.items()]
+        self.channel = grpc.aio.insecure_channel(target, options=told)
         self.users = UserServiceStub(self.channel)
         self.profiles = ProfileServiceStub(self.channel)
         self.posts = PostServiceStub(self.channel)
