@@ -71,7 +71,7 @@ async def test_an_answer_is_found_as_it_was_kept(db: Database, key: Key) -> None
 
 async def test_an_empty_answer_is_one(db: Database, key: Key) -> None:
     async with db.transaction() as tx:
-        await requests.claim(tx, key, {})
+        await requests.claim(tx, Claim(key, {}))
         await requests.keep(tx, key, b"")
     assert await find(db, key) == Answered({}, b"")
 
