@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from storage import audit, credits  # noqa: A004 - the builtin is the prompt's
+from storage import audit, credits
 from storage.errors import StorageError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from storage import audit, credits, holds, users  # noqa: A004 - the builtin is the prompt's
+from storage import audit, credits, holds, users
 from storage.accounts import MOST
 from storage.audit import Discrepancy, Kind
 from storage.errors import Overflow

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from storage import credits, users  # noqa: A004 - the builtin is the prompt's
+from storage import credits, users
 from storage.accounts import MOST
 from storage.errors import (
     Contention,

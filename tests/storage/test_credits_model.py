@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 
 from service.loop import factory
-from storage import credits, holds, transfers, users  # noqa: A004 - the builtin is the prompt's
+from storage import credits, holds, transfers, users
 from storage.database import Database
 from storage.errors import (
     AmountTooLarge,

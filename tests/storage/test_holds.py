@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from storage import credits, holds, transfers, users  # noqa: A004 - the builtin is the prompt's
+from storage import credits, holds, transfers, users
 from storage.accounts import MOST
 from storage.errors import AmountTooLarge, HoldResolved, InactiveUser, NotFound, Overflow
 from storage.transfers import State, TransferRow
