@@ -57,7 +57,8 @@ NOTE_EFFECTS = """
     DECLARE
         changed text;
     BEGIN
-        FOREACH changed IN ARRAY ARRAY['users', 'profiles', 'posts', 'tags', 'post_tags'] LOOP
+        FOREACH changed IN ARRAY ARRAY['users', 'profiles', 'posts', 'tags', 'post_tags', 'ledger']
+        LOOP
             EXECUTE format('CREATE TRIGGER effect AFTER INSERT OR UPDATE OR DELETE ON %I'
                 ' FOR EACH STATEMENT EXECUTE FUNCTION note_effect()', changed);
         END LOOP;
@@ -163,7 +164,7 @@ async def test_an_answer_outlives_what_it_tells_of_and_the_server_that_gave_it(
         request_id = uuid4()
         first = await send(before, rpc, request, request_id)
     async with connected(database_url) as connection:
-        await connection.execute("DELETE FROM users; DELETE FROM tags")
+        await connection.execute(f"{EMPTY_LEDGER}; DELETE FROM users; DELETE FROM tags")
     await forget_effects(database_url)
     # With another cost of hashing, as after a change of settings.
     async with serve(database_url, hash_time_cost=2) as after:

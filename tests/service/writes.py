@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from byline.v1 import posts_pb2, profiles_pb2, resources_pb2, tags_pb2, users_pb2
+from byline.v1 import credits_pb2, posts_pb2, profiles_pb2, resources_pb2, tags_pb2, users_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -115,6 +115,47 @@ async def delete_tag(client: Client) -> Message:
     return tags_pb2.DeleteTagRequest(id=tag.id)
 
 
+async def grant(client: Client) -> Message:
+    user = await factories.create_user(client)
+    return credits_pb2.GrantRequest(user_id=user.id, amount=10, memo="welcome")
+
+
+async def transfer(client: Client) -> Message:
+    sender, receiver = await factories.create_users_with(client, 10, 0)
+    return credits_pb2.TransferRequest(from_user_id=sender, to_user_id=receiver, amount=3)
+
+
+async def batch_transfer(client: Client) -> Message:
+    sender, receiver = await factories.create_users_with(client, 10, 0)
+    # The first is made, and for the second too little is left.
+    asked = (
+        credits_pb2.NewTransfer(from_user_id=sender, to_user_id=receiver, amount=amount)
+        for amount in (3, 100)
+    )
+    return credits_pb2.BatchTransferRequest(transfers=asked)
+
+
+async def hold(client: Client) -> Message:
+    sender, receiver = await factories.create_users_with(client, 10, 0)
+    return credits_pb2.HoldRequest(from_user_id=sender, to_user_id=receiver, amount=3)
+
+
+async def capture_hold(client: Client) -> Message:
+    return credits_pb2.CaptureHoldRequest(transfer_id=await _held(client), amount=2)
+
+
+async def release_hold(client: Client) -> Message:
+    return credits_pb2.ReleaseHoldRequest(transfer_id=await _held(client))
+
+
+async def _held(client: Client) -> int:
+    """Makes a hold, and returns its id."""
+    sender, receiver = await factories.create_users_with(client, 10, 0)
+    asked = credits_pb2.HoldRequest(from_user_id=sender, to_user_id=receiver, amount=3)
+    made: int = (await client.credits.Hold(asked)).transfer.id
+    return made
+
+
 WRITES: Mapping[str, Make] = {
     "UserService/CreateUser": create_user,
     "UserService/UpdateUser": update_user,
@@ -132,6 +173,12 @@ WRITES: Mapping[str, Make] = {
     "TagService/CreateTags": create_tags,
     "TagService/UpdateTag": update_tag,
     "TagService/DeleteTag": delete_tag,
+    "CreditService/Grant": grant,
+    "CreditService/Transfer": transfer,
+    "CreditService/BatchTransfer": batch_transfer,
+    "CreditService/Hold": hold,
+    "CreditService/CaptureHold": capture_hold,
+    "CreditService/ReleaseHold": release_hold,
 }
 
 
