@@ -136,23 +136,26 @@ def _bad_request(error: InvalidRequest) -> tuple[Message, ...]:
 
 
 def _precondition(
-    type_: str, subject: Callable[[Any], str] = lambda _: "", description: str | None = None
+    reason: Reason.ValueType,
+    text: str | None = None,
+    subject: Callable[[Any], str] = lambda _: "",
 ) -> Callable[[Any], tuple[Message, ...]]:
     """Tells what does not hold.
 
     Args:
-        type_: which kind of thing, as a reason.
+        reason: which kind of thing.
+        text: what does not hold; None is the error's own words, which are fit for callers.
         subject: makes of the error what it does not hold of.
-        description: what does not hold; None is the error's own words, which are fit for callers.
     """
+    kind = Reason.Name(reason).removeprefix(_PREFIX)
 
-    def details_of(error: Exception) -> tuple[Message, ...]:
+    def failure(error: BaseException) -> tuple[Message, ...]:
         violation = details.PreconditionFailure.Violation(
-            type=type_, subject=subject(error), description=description or str(error)
+            type=kind, subject=subject(error), description=text or str(error)
         )
         return (details.PreconditionFailure(violations=[violation]),)
 
-    return details_of
+    return failure
 
 
 def _user(error: storage.InsufficientCredits | storage.InactiveUser) -> str:
@@ -199,20 +202,26 @@ TABLE: dict[type[BaseException], Rule] = {
         Code.FAILED_PRECONDITION,
         reasons.ERROR_REASON_STILL_REFERENCED,
         STILL_REFERENCED,
-        _precondition("STILL_REFERENCED", description=STILL_REFERENCED),
+        _precondition(reasons.ERROR_REASON_STILL_REFERENCED, STILL_REFERENCED),
+    ),
+    storage.TooManyTags: Rule(
+        Code.FAILED_PRECONDITION,
+        reasons.ERROR_REASON_TOO_MANY_TAGS,
+        None,
+        _precondition(reasons.ERROR_REASON_TOO_MANY_TAGS),
     ),
     storage.InsufficientCredits: Rule(
         Code.FAILED_PRECONDITION,
         reasons.ERROR_REASON_INSUFFICIENT_CREDITS,
         None,
-        _precondition("INSUFFICIENT_CREDITS", _user),
+        _precondition(reasons.ERROR_REASON_INSUFFICIENT_CREDITS, subject=_user),
         ("user_id", "available", "required"),
     ),
     storage.InactiveUser: Rule(
         Code.FAILED_PRECONDITION,
         reasons.ERROR_REASON_INACTIVE_USER,
         None,
-        _precondition("INACTIVE_USER", _user),
+        _precondition(reasons.ERROR_REASON_INACTIVE_USER, subject=_user),
         ("user_id",),
     ),
     storage.LinkedFailed: Rule(
@@ -222,14 +231,14 @@ TABLE: dict[type[BaseException], Rule] = {
         Code.FAILED_PRECONDITION,
         reasons.ERROR_REASON_HOLD_RESOLVED,
         None,
-        _precondition("HOLD_RESOLVED", _transfer),
+        _precondition(reasons.ERROR_REASON_HOLD_RESOLVED, subject=_transfer),
         ("transfer_id", "state"),
     ),
     storage.AmountTooLarge: Rule(
         Code.FAILED_PRECONDITION,
         reasons.ERROR_REASON_AMOUNT_TOO_LARGE,
         None,
-        _precondition("AMOUNT_TOO_LARGE", _transfer),
+        _precondition(reasons.ERROR_REASON_AMOUNT_TOO_LARGE, subject=_transfer),
         ("transfer_id", "held", "required"),
     ),
     storage.Overflow: Rule(Code.OUT_OF_RANGE, reasons.ERROR_REASON_OVERFLOW, metadata=("whose",)),
@@ -237,7 +246,7 @@ TABLE: dict[type[BaseException], Rule] = {
         Code.FAILED_PRECONDITION,
         reasons.ERROR_REASON_HAS_CREDITS,
         HAS_CREDITS,
-        _precondition("HAS_CREDITS", description=HAS_CREDITS),
+        _precondition(reasons.ERROR_REASON_HAS_CREDITS, HAS_CREDITS),
     ),
     storage.PoolTimeout: Rule(
         Code.UNAVAILABLE,

@@ -37,6 +37,7 @@ NOT_FOUND = (Code.NOT_FOUND, "NOT_FOUND", {"ResourceInfo"})
 TAKEN = (Code.ALREADY_EXISTS, "ALREADY_EXISTS", {"ResourceInfo"})
 STALE = (Code.ABORTED, "ETAG_MISMATCH", {"ResourceInfo", "RetryInfo"})
 CONTENTION = (Code.ABORTED, "CONTENTION", {"RetryInfo"})
+FULL_OF_TAGS = precondition("TOO_MANY_TAGS")
 REFERENCED = precondition("STILL_REFERENCED")
 UNKNOWN_LOGIN = (Code.UNAUTHENTICATED, "INVALID_CREDENTIALS", set[str]())
 UNSUPPORTED = (Code.UNIMPLEMENTED, "UNSUPPORTED", set[str]())
@@ -68,6 +69,7 @@ RAISED = [
     (storage.Stale("user", 7), STALE),
     (storage.Contention(SECRET), CONTENTION),
     (storage.StillReferenced(SECRET), REFERENCED),
+    (storage.TooManyTags(50), FULL_OF_TAGS),
     (storage.InsufficientCredits(7, 5, 6), precondition("INSUFFICIENT_CREDITS")),
     (storage.InactiveUser(7), precondition("INACTIVE_USER")),
     (storage.LinkedFailed(3), (Code.ABORTED, "LINKED_FAILED", set[str]())),

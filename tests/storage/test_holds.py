@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,11 +20,11 @@ from tests.sessions import connected, until_waiting_for_a_lock
 from tests.statements import run
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
 
     from storage.database import Database
 
-    End = Callable[[Database, int], Awaitable[TransferRow]]
+    End = Callable[[Database, int], Coroutine[Any, Any, TransferRow]]
 
 MOMENT = timedelta(microseconds=1)
 
