@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,11 +16,15 @@ from tests import factories
 from tests.factories import grant, hold, make, transfer
 from tests.ledgers import balances, outcome_of
 from tests.processes import until
-from tests.sessions import connected
+from tests.sessions import connected, until_waiting_for_a_lock
 from tests.statements import run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from storage.database import Database
+
+    End = Callable[[Database, int], Coroutine[Any, Any, TransferRow]]
 
 MOMENT = timedelta(microseconds=1)
 
@@ -85,8 +89,7 @@ async def test_more_than_is_held_cannot_be_captured(db: Database) -> None:
 
 
 @pytest.mark.parametrize("end", [capture, release])
-async def test_a_hold_ends_once(db: Database, end: object) -> None:
-    assert end in (capture, release)
+async def test_a_hold_ends_once(db: Database, end: End) -> None:
     ada, bob = await factories.add_users_with(db, 20, 0)
     ended = {
         State.CAPTURED: (await capture(db, (await make(db, hold(ada, bob, 4))).id)).id,
@@ -97,7 +100,7 @@ async def test_a_hold_ends_once(db: Database, end: object) -> None:
     before = await balances(db, ada, bob)
     for state, transfer_id in ended.items():
         with pytest.raises(HoldResolved) as refused:
-            await (capture if end is capture else release)(db, transfer_id)
+            await end(db, transfer_id)
         assert (refused.value.transfer_id, refused.value.state) == (transfer_id, state)
     assert await balances(db, ada, bob) == before
 
@@ -248,6 +251,31 @@ async def test_a_hold_that_many_would_end_at_once_ends_once(db: Database) -> Non
         got = ended[0].captured_amount
         (available, held), (had, _) = before
         assert await balances(db, ada, bob) == [(available - got, held), (had + got, 0)]
+
+
+@pytest.mark.parametrize("end", [capture, release])
+async def test_a_hold_that_expires_while_its_end_waits_has_expired(
+    db: Database, shared_url: str, end: End
+) -> None:
+    ada, bob = await factories.add_users_with(db, 10, 0)
+    async with connected(shared_url) as other:
+        made = await make(db, hold(ada, bob, 4, timedelta(seconds=1)))
+        locking = other.transaction()
+        await locking.start()
+        await other.execute("SELECT FROM credit_accounts WHERE user_id = $1 FOR UPDATE", ada)
+        ending = asyncio.create_task(end(db, made.id))
+        await until_waiting_for_a_lock(shared_url)
+
+        async def has_expired() -> bool:
+            return (await get(db, made.id)).state is State.EXPIRED
+
+        await until(has_expired)
+        await locking.rollback()
+    with pytest.raises(HoldResolved) as refused:
+        await ending
+    assert refused.value.state is State.EXPIRED
+    assert await release_expired(db) == 1
+    assert await balances(db, ada, bob) == [(10, 0), (0, 0)]
 
 
 async def test_a_hold_about_to_expire_ends_once(db: Database) -> None:
