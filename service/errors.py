@@ -138,11 +138,16 @@ def _bad_request(error: InvalidRequest) -> tuple[Message, ...]:
     return (details.BadRequest(field_violations=violations),)
 
 
-def _still_referenced(_: storage.StillReferenced) -> tuple[Message, ...]:
-    violation = details.PreconditionFailure.Violation(
-        type="STILL_REFERENCED", description=STILL_REFERENCED
-    )
-    return (details.PreconditionFailure(violations=[violation]),)
+def _precondition(
+    reason: Reason.ValueType, text: str | None = None
+) -> Callable[[BaseException], tuple[Message, ...]]:
+    kind = Reason.Name(reason).removeprefix(_PREFIX)
+
+    def failure(error: BaseException) -> tuple[Message, ...]:
+        violation = details.PreconditionFailure.Violation(type=kind, description=text or str(error))
+        return (details.PreconditionFailure(violations=[violation]),)
+
+    return failure
 
 
 def _reused(error: RequestIdReused) -> tuple[Message, ...]:
@@ -197,7 +202,13 @@ TABLE: dict[type[BaseException], Rule] = {
         Code.FAILED_PRECONDITION,
         reasons.ERROR_REASON_STILL_REFERENCED,
         STILL_REFERENCED,
-        _still_referenced,
+        _precondition(reasons.ERROR_REASON_STILL_REFERENCED, STILL_REFERENCED),
+    ),
+    storage.TooManyTags: Rule(
+        Code.FAILED_PRECONDITION,
+        reasons.ERROR_REASON_TOO_MANY_TAGS,
+        None,
+        _precondition(reasons.ERROR_REASON_TOO_MANY_TAGS),
     ),
     storage.PoolTimeout: Rule(
         Code.UNAVAILABLE,

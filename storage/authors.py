@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import func, select, true
 
 from storage import keyset, posts
-from storage.dialects import is_one_of, row_limit
+from storage.dialects import is_one_of, is_walked_from, row_limit
 from storage.errors import NotFound
 from storage.models import Post, User, UserPostCount
 
@@ -97,8 +97,8 @@ async def recent(read: Session, user_ids: Sequence[int]) -> Recent:
     counts = {row.user_id: row.post_count for row in await read.execute(counting)}
     newest = (
         select(*posts.COLUMNS)
-        .where(Post.author_id == User.id)
-        .order_by(Post.created_at.desc(), Post.id.desc())
+        .where(is_walked_from(Post.author_id, User.id))
+        .order_by(Post.author_id.desc(), Post.created_at.desc(), Post.id.desc())
         .limit(row_limit(NEWEST))
         .lateral()
     )

@@ -58,6 +58,17 @@ def is_looked_up(
     return column == any_(array([other]))
 
 
+def is_walked_from(
+    column: InstrumentedAttribute[Any], other: InstrumentedAttribute[Any]
+) -> ColumnElement[bool]:
+    """Tells whether the column holds what another table's does, for the first few rows in order.
+
+    To be sorted by the column first. By `=` the planner expects the rows that a value has on
+    average, and sorts all that the commonest has; a range it takes for long enough to walk.
+    """
+    return column.between(other, other)
+
+
 def insert_missing(
     table: type[Base], columns: Mapping[InstrumentedAttribute[Any], Sequence[Any]]
 ) -> Insert:

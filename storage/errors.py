@@ -49,6 +49,17 @@ class StillReferenced(StorageError):
     """Another row refers to this one, so it cannot go."""
 
 
+class TooManyTags(StorageError):
+    """The post would have more tags than a post may have.
+
+    Args:
+        most: how many it may have.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"a post has at most {most} tags")
+
+
 class Stale(StorageError):
     """The row has changed since the caller read it."""
 

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from storage import keyset, tags, users
 from storage.casefold import fold
 from storage.dialects import changed_at, is_one_of, moment_after, planned_for_its_values
-from storage.errors import NotFound, Stale
+from storage.errors import NotFound, Stale, TooManyTags
 from storage.models import Post, PostTag, User
 
 if TYPE_CHECKING:
@@ -82,6 +82,9 @@ class NewPost(NamedTuple):
     published: bool = False
     tags: Sequence[str] = ()
 
+
+# As many as a request can name: what is read can be written back.
+MOST_TAGS = 50
 
 # What the summary in `PostRow` is made of, for others who select posts.
 COLUMNS = (
@@ -230,11 +233,15 @@ async def add_tags(tx: Transaction, post_id: int, names: Iterable[str]) -> PostR
 
     Raises:
         NotFound: when there is no such post.
+        TooManyTags: when the post would have more than `MOST_TAGS`.
     """
     await _lock(tx, post_id)
     if await tags.attach(tx, post_id, names):
         await _touch(tx, post_id)
-    return await get(tx, post_id)
+    row = await get(tx, post_id)
+    if len(row.tags) > MOST_TAGS:
+        raise TooManyTags(MOST_TAGS)
+    return row
 
 
 async def remove_tags(tx: Transaction, post_id: int, names: Iterable[str]) -> PostRow:

@@ -40,6 +40,8 @@ CLUSTER_SETTINGS = {
     "synchronous_commit": "off",
     "full_page_writes": "off",
     "max_connections": "400",
+    # Its workers are a superuser's, whom the role that drops the databases of tests may not end.
+    "autovacuum": "off",
 }
 
 _numbers = itertools.count(1)

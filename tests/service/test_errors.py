@@ -32,6 +32,7 @@ NOT_FOUND = (Code.NOT_FOUND, "NOT_FOUND", {"ResourceInfo"})
 TAKEN = (Code.ALREADY_EXISTS, "ALREADY_EXISTS", {"ResourceInfo"})
 STALE = (Code.ABORTED, "ETAG_MISMATCH", {"ResourceInfo", "RetryInfo"})
 CONTENTION = (Code.ABORTED, "CONTENTION", {"RetryInfo"})
+FULL_OF_TAGS = (Code.FAILED_PRECONDITION, "TOO_MANY_TAGS", {"PreconditionFailure"})
 REFERENCED = (Code.FAILED_PRECONDITION, "STILL_REFERENCED", {"PreconditionFailure"})
 UNKNOWN_LOGIN = (Code.UNAUTHENTICATED, "INVALID_CREDENTIALS", set[str]())
 REUSED = (Code.FAILED_PRECONDITION, "REQUEST_ID_REUSED", {"PreconditionFailure"})
@@ -63,6 +64,7 @@ RAISED = [
     (storage.Stale("user", 7), STALE),
     (storage.Contention(SECRET), CONTENTION),
     (storage.StillReferenced(SECRET), REFERENCED),
+    (storage.TooManyTags(50), FULL_OF_TAGS),
     (storage.PoolTimeout(SECRET), POOL_WAIT),
     (storage.DatabaseDown(SECRET), DOWN),
     (storage.LockTimeout(SECRET), LOCK_WAIT),

@@ -592,6 +592,14 @@ async def test_tags_that_change_nothing_leave_no_trace(client: Client) -> None:
     assert await get(client, made.id) == made
 
 
+async def test_tags_beyond_what_a_post_may_have_are_refused(client: Client) -> None:
+    made = await factories.create_post(client, tags=[f"tag {number}" for number in range(50)])
+    refusal = await refusal_of(add_tags(client, made.id, "one more"))
+    assert refusal.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert refusal.reason == "TOO_MANY_TAGS"
+    assert await get(client, made.id) == made
+
+
 async def test_all_tags_that_are_added_at_once_are_there(client: Client) -> None:
     made = await factories.create_post(client)
     given = [f"tag {number}" for number in range(10)]

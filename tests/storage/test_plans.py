@@ -1,77 +1,31 @@
-"""How PostgreSQL runs the SQL of users on a large table: by an index, reading little of it.
-
-What is explained are the statements that storage sends, with their values. PostgreSQL plans a
-prepared statement either for the values at hand or once for any values, as it sees fit: a plan of
-either kind has to do.
-"""
+"""How PostgreSQL runs the SQL of users on a large table: by an index, reading little of it."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import text
 
-import migrations
 from storage import profiles, users
-from storage.database import Database, PoolConfig
 from storage.keyset import Cursor, Order, Window
 from storage.models import Role
 from storage.users import Filter, Key
-from tests.sessions import connected
-from tests.statements import sent_by
+from tests.plans import first_sent_by, plan_of, statement_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import Iterator
 
     import asyncpg
 
-    from storage.database import Session, Transaction
-    from tests.statements import Statement
-
-    Call = Callable[[Session], Awaitable[object]]
-    Change = Callable[[Transaction], Awaitable[object]]
+    from storage.database import Database
+    from tests.plans import Call, Change, Plan
 
 ROWS = 100_000
 # A page of the commonest of the rare, in an order that says nothing about them, has to skip many.
-MOST_READ = ROWS // 10
+MOST_READ = ROWS // 5
 FIRST_DAY = datetime(2024, 1, 1, tzinfo=UTC)
-# A user every five minutes: 347 days of them. Of 50 one is inactive, of 100 a moderator, of 1,000
-# an admin; every other one has a profile.
-FILL = """
-    INSERT INTO users (
-        email, email_key, username, username_key, password_hash, full_name, role, is_active,
-        created_at, updated_at
-    )
-    SELECT
-        email, email, name, name, '$argon2id$v=19$m=19456,t=2,p=1$' || repeat(md5(name), 2), name,
-        CASE WHEN n % 1000 = 7 THEN 'admin' WHEN n % 100 = 3 THEN 'moderator' ELSE 'user' END,
-        n % 50 <> 11, moment, moment
-    FROM (
-        SELECT
-            n, name, moment,
-            name || '@' || (ARRAY['example.com', 'example.org', 'mail.example.net'])[1 + n % 3]
-                AS email
-        FROM (
-            SELECT
-                n,
-                (ARRAY['ada', 'bob', 'cleo', 'dan', 'eve', 'finn', 'gus'])[1 + n % 7]
-                    || '.' || left(md5(n::text), 6) || n AS name,
-                timestamptz '2024-01-01' + n * interval '5 minutes' AS moment
-            FROM generate_series(1, {rows}) AS n
-        ) AS named
-    ) AS addressed;
-    -- References are checked by a plan that is made now.
-    ANALYZE users;
-    INSERT INTO profiles (user_id, bio, avatar_url)
-    SELECT id, repeat(username || ' writes. ', 10), 'https://example.com/' || username
-    FROM users WHERE id % 2 = 0;
-    ALTER TABLE users SET (autovacuum_enabled = false);
-    ALTER TABLE profiles SET (autovacuum_enabled = false);
-"""
 
 ORDERS = [
     Order(name, descending=descending)
@@ -127,124 +81,6 @@ VALUES = {
         created_before=day(340),
     ),
 }
-
-
-@pytest.fixture(scope="module")
-async def populated_url(cluster: str) -> str:
-    """The URL of the large table, which the first who asks makes for all parallel workers."""
-    url = make_url(cluster)
-    async with connected(cluster) as admin:
-        await admin.execute("SELECT pg_advisory_lock(hashtext('populated'))")
-        if not await admin.fetchval("SELECT 1 FROM pg_database WHERE datname = 'populated'"):
-            await admin.execute("CREATE DATABASE populating")
-            making = url.set(database="populating").render_as_string(hide_password=False)
-            await asyncio.to_thread(migrations.up, making)
-            async with connected(making) as filler:
-                await _fill(filler)
-            await admin.execute("ALTER DATABASE populating RENAME TO populated")
-    return url.set(database="populated").render_as_string(hide_password=False)
-
-
-async def _fill(filler: asyncpg.Connection) -> None:
-    # The search index is made much quicker in one go than row by row.
-    index = await filler.fetchval("SELECT pg_get_indexdef('ix_users_search'::regclass)")
-    await filler.execute("DROP INDEX ix_users_search")
-    await filler.execute(FILL.format(rows=ROWS))
-    await filler.execute(index)
-    # At this target all rows are in the sample, so that the plans are the same in every run.
-    await filler.execute("SET default_statistics_target = 400")
-    await filler.execute("VACUUM ANALYZE users, profiles")
-
-
-@pytest.fixture(scope="module")
-async def populated(populated_url: str) -> AsyncIterator[Database]:
-    """The large table."""
-    database = Database(populated_url, PoolConfig(size=1, overflow=0))
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-async def fresh(populated_url: str) -> AsyncIterator[Database]:
-    """The large table, by a connection that has prepared nothing yet."""
-    database = Database(populated_url, PoolConfig(size=1, overflow=0))
-    yield database
-    await database.close()
-
-
-@pytest.fixture(scope="module")
-async def planner(populated_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection that explains."""
-    async with connected(populated_url) as connection:
-        await connection.execute("SET jit = off; SET timezone = 'UTC'")
-        yield connection
-
-
-class Plan(NamedTuple):
-    """How a statement was run.
-
-    Args:
-        steps: from the top to the leaves.
-        read: rows that were read off tables and indexes, those that were dropped among them.
-    """
-
-    steps: tuple[str, ...]
-    read: int
-
-    @property
-    def indexes(self) -> set[str]:
-        """The indexes that were used."""
-        return {step.partition(" ")[2] for step in self.steps if " " in step}
-
-
-async def plan_of(
-    planner: asyncpg.Connection, statement: Statement, *, generic: bool, run: bool = True
-) -> Plan:
-    """Explains a prepared statement, planned for its values or for any."""
-    mode = "force_generic_plan" if generic else "force_custom_plan"
-    await planner.execute(f"SET plan_cache_mode = {mode}")
-    await planner.execute(f"PREPARE explained AS {statement.text}")
-    try:
-        values = f"({', '.join(map(_quoted, statement.values))})" if statement.values else ""
-        options = "ANALYZE, TIMING off, FORMAT json" if run else "FORMAT json"
-        explained = await planner.fetchval(f"EXPLAIN ({options}) EXECUTE explained{values}")
-    finally:
-        await planner.execute("DEALLOCATE explained")
-    nodes = list(_walk(json.loads(explained)[0]["Plan"]))
-    steps = tuple(map(_step, nodes))
-    return Plan(steps, round(sum(map(_read, nodes))) if run else 0)
-
-
-def _step(node: dict[str, Any]) -> str:
-    kind: str = node["Node Type"].replace(" ", "")
-    return f"{kind} {node['Index Name']}" if "Index Name" in node else kind
-
-
-def _quoted(value: object) -> str:
-    plain = "{{{}}}".format(",".join(map(str, value))) if isinstance(value, list) else str(value)
-    return "'" + plain.replace("'", "''") + "'"
-
-
-def _walk(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield node
-    for part in node.get("Plans", ()):
-        yield from _walk(part)
-
-
-def _read(node: dict[str, Any]) -> float:
-    kind: str = node["Node Type"]
-    if not kind.endswith("Scan") or kind == "Subquery Scan":
-        return 0
-    dropped = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
-    return float((node["Actual Rows"] + dropped) * node["Actual Loops"])
-
-
-async def statement_of(db: Database, call: Call) -> Statement:
-    """The one statement that a call sends."""
-    async with sent_by(db) as sent, db.read() as read:
-        await call(read)
-    (statement,) = sent.statements
-    return statement
 
 
 def assert_reads_little(plan: Plan, about: object) -> None:
@@ -409,17 +245,15 @@ CHANGES: dict[str, tuple[Change, str]] = {
 }
 
 
-class _Undone(Exception):
-    """Rolls a change back."""
-
-
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 @pytest.mark.parametrize("name", CHANGES)
 async def test_changes_find_their_rows_by_an_index(
     populated: Database, planner: asyncpg.Connection, name: str, *, generic: bool
 ) -> None:
     change, index = CHANGES[name]
-    plan = await plan_of(planner, await _sent(populated, change), generic=generic, run=False)
+    plan = await plan_of(
+        planner, await first_sent_by(populated, change), generic=generic, run=False
+    )
     assert index in plan.indexes
     assert not any("SeqScan" in step for step in plan.steps), plan
 
@@ -438,19 +272,5 @@ async def test_changes_find_their_rows_by_an_index(
 async def test_changes_of_many_find_by_an_index_whom_they_concern(
     populated: Database, planner: asyncpg.Connection, change: Change, index: str
 ) -> None:
-    statement = await _sent(populated, change)
+    statement = await first_sent_by(populated, change)
     assert index in (await plan_of(planner, statement, generic=False, run=False)).indexes
-
-
-async def _sent(db: Database, change: Change) -> Statement:
-    """The first statement that a change sends. Its effect is undone."""
-
-    async def undone() -> None:
-        async with db.transaction() as tx:
-            await change(tx)
-            raise _Undone
-
-    async with sent_by(db) as sent:
-        with pytest.raises(_Undone):
-            await undone()
-    return sent.statements[0]

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from storage import posts, tags, users
 from storage.casefold import fold
-from storage.errors import NotFound, Stale
+from storage.errors import NotFound, Stale, TooManyTags
 from storage.keyset import Order, Window
 from storage.posts import Filter, PostRow
 from tests import factories
@@ -636,6 +636,18 @@ async def test_tags_that_change_nothing_leave_the_moment(db: Database) -> None:
         assert await posts.add_tags(tx, post.id, []) == post
         assert await posts.remove_tags(tx, post.id, ["z"]) == post
         assert await posts.remove_tags(tx, post.id, []) == post
+
+
+async def test_a_post_takes_no_more_tags_than_a_request_can_name(db: Database) -> None:
+    post = await factories.add_post(db, tags=[f"tag {n}" for n in range(posts.MOST_TAGS - 1)])
+    async with db.transaction() as tx:
+        full = await posts.add_tags(tx, post.id, ["tag 0", "the last"])
+    assert len(full.tags) == posts.MOST_TAGS
+    with pytest.raises(TooManyTags):
+        async with db.transaction() as tx:
+            await posts.add_tags(tx, post.id, ["tag 0", "one more"])
+    assert await get(db, post.id) == full
+    assert "one more" not in await names_of(db)
 
 
 async def test_two_who_add_tags_at_once_both_do(db: Database, shared_url: str) -> None:
