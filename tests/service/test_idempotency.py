@@ -25,6 +25,7 @@ from tests.processes import until
 from tests.service.writes import WRITES, named, send
 from tests.sessions import (
     BYLINES,
+    EMPTY_LEDGER,
     connected,
     end_connections,
     locked_user,
@@ -164,7 +165,8 @@ async def test_an_answer_outlives_what_it_tells_of_and_the_server_that_gave_it(
         request_id = uuid4()
         first = await send(before, rpc, request, request_id)
     async with connected(database_url) as connection:
-        await connection.execute(f"{EMPTY_LEDGER}; DELETE FROM users; DELETE FROM tags")
+        await connection.execute(EMPTY_LEDGER)
+        await connection.execute("DELETE FROM users; DELETE FROM tags")
     await forget_effects(database_url)
     # With another cost of hashing, as after a change of settings.
     async with serve(database_url, hash_time_cost=2) as after:
