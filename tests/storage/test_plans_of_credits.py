@@ -1,0 +1,33 @@
+"""How PostgreSQL plans the SQL of credits: once, for any number of transfers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+from storage import credits
+from tests import factories
+from tests.factories import transfer
+
+if TYPE_CHECKING:
+    from storage.database import Database
+
+# It plans for the values at hand this often, before it plans for any.
+FIRST_TIMES = 5
+PLANNED = text(
+    "SELECT generic_plans, custom_plans FROM pg_prepared_statements "
+    "WHERE statement LIKE '%credit_accounts%' AND statement LIKE '%available%'"
+)
+
+
+async def test_transfers_are_planned_once_however_many_they_are(db: Database) -> None:
+    sender, receiver = await factories.add_users_with(db, 100, 0)
+    sizes = [1] * FIRST_TIMES + [1, 2, 10]
+    async with db.transaction() as tx:
+        for size in sizes:
+            await credits.make_all(tx, [transfer(sender, receiver, 1)] * size)
+        planned = (await tx.execute(PLANNED)).all()
+    # The one that locks the accounts, and the one that changes them.
+    assert [row.custom_plans for row in planned] == [FIRST_TIMES] * 2
+    assert all(row.generic_plans >= len(sizes) - FIRST_TIMES for row in planned)
