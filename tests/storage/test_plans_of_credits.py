@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FIRST_TIMES = 5
 PLANNED = text(
     "SELECT generic_plans, custom_plans FROM pg_prepared_statements "
-    "WHERE statement LIKE '%credit_accounts%' AND statement LIKE '%available%'"
+    "WHERE statement LIKE '%credit_accounts%' AND generic_plans + custom_plans > 1"
 )
 
 
