@@ -23,11 +23,11 @@ class Pattern(StrEnum):
 
 
 class Way(StrEnum):
-    """How it is made."""
+    """How it is made: by Transfer, gathered or not, by BatchTransfer, or without Byline."""
 
-    ALONE = "Transfer"
-    GATHERED = "Transfer, gathered"
-    BATCH = f"BatchTransfer of {BATCH}"
+    ALONE = "one by one"
+    GATHERED = "gathered"
+    BATCH = f"batches of {BATCH}"
     PGBENCH = "pgbench"
 
 
