@@ -298,7 +298,7 @@ def _to_violation(found: protovalidate.Violation) -> Violation:
         for element in (rule.field.elements if rule.field else ())
     ]
     text = _PLAIN_WORDS.get(rule.rule_id, rule.message)
-    if not rule.rule:
+    if not rule.rule and ": " in text:
         # A rule about several fields names in its message the one that is at fault.
         field, _, text = text.partition(": ")
         parts.append(field)

@@ -296,7 +296,8 @@ class OpenHold(Base):
 
     __table_args__ = (
         Index(None, "from_user_id", "expires_at"),
-        Index(None, "to_user_id", "expires_at"),
+        Index(None, "from_user_id", "transfer_id"),
+        Index(None, "to_user_id", "transfer_id"),
         Index(None, "expires_at"),
     )
 

@@ -224,7 +224,7 @@ async def update(
     statement = sql_update(Post).where(*_unchanged(post_id, unchanged_since))
     result = await tx.execute(statement.values({**values, Post.updated_at: stamp}))
     if result.rowcount == 0:
-        raise await _why_missed(tx, post_id)
+        raise await _why_missed(tx, post_id, unchanged_since)
     return await get(tx, post_id)
 
 
@@ -265,7 +265,7 @@ async def delete(tx: Transaction, post_id: int, *, unchanged_since: datetime | N
     """
     statement = sql_delete(Post).where(*_unchanged(post_id, unchanged_since))
     if (await tx.execute(statement)).rowcount == 0:
-        raise await _why_missed(tx, post_id)
+        raise await _why_missed(tx, post_id, unchanged_since)
 
 
 async def _load(read: Session, statement: Select[*tuple[Any, ...]]) -> list[PostRow]:
@@ -367,8 +367,11 @@ def _unchanged(post_id: int, since: datetime | None) -> list[ColumnElement[bool]
     return conditions
 
 
-async def _why_missed(tx: Transaction, post_id: int) -> NotFound | Stale:
+async def _why_missed(tx: Transaction, post_id: int, since: datetime | None) -> NotFound | Stale:
     """Tells why no row matched `_unchanged`."""
+    if since is None:
+        # A row that is there by this time came after it was looked for.
+        return NotFound("post", post_id)
     found = (await tx.execute(select(Post.id).where(Post.id == post_id))).one_or_none()
     return NotFound("post", post_id) if found is None else Stale("post", post_id)
 
@@ -383,7 +386,7 @@ async def _lock(tx: Transaction, post_id: int, *, unchanged_since: datetime | No
     matching = select(Post.id).where(*_unchanged(post_id, unchanged_since))
     found = await tx.execute(matching.with_for_update(key_share=True))
     if found.one_or_none() is None:
-        raise await _why_missed(tx, post_id)
+        raise await _why_missed(tx, post_id, unchanged_since)
 
 
 async def _touch(tx: Transaction, post_id: int) -> None:

@@ -154,6 +154,8 @@ async def update(
     if unchanged_since is not None:
         statement = statement.where(Tag.updated_at == unchanged_since)
     changed = (await tx.execute(statement.values({**values, Tag.updated_at: stamp}))).rowcount
+    if not changed and unchanged_since is None:
+        raise NotFound("tag", tag_id)
     row = await get(tx, Key("id", tag_id))
     if not changed:
         raise Stale("tag", tag_id)

@@ -226,7 +226,7 @@ async def update(
     )
     row = (await tx.execute(statement)).one_or_none()
     if row is None:
-        raise await _why_missed(tx, user_id)
+        raise await _why_missed(tx, user_id, unchanged_since)
     return _to_row(row)
 
 
@@ -239,7 +239,7 @@ async def delete(tx: Transaction, user_id: int, *, unchanged_since: datetime | N
     """
     statement = sql_delete(User).where(*_unchanged(user_id, unchanged_since))
     if (await tx.execute(statement)).rowcount == 0:
-        raise await _why_missed(tx, user_id)
+        raise await _why_missed(tx, user_id, unchanged_since)
 
 
 async def deactivate(tx: Transaction, where: Filter) -> int:
@@ -365,7 +365,10 @@ def _unchanged(user_id: int, since: datetime | None) -> list[ColumnElement[bool]
     return conditions
 
 
-async def _why_missed(tx: Transaction, user_id: int) -> NotFound | Stale:
+async def _why_missed(tx: Transaction, user_id: int, since: datetime | None) -> NotFound | Stale:
     """Tells why no row matched `_unchanged`."""
+    if since is None:
+        # A row that is there by this time came after it was looked for.
+        return NotFound("user", user_id)
     found = (await tx.execute(select(User.id).where(User.id == user_id))).one_or_none()
     return NotFound("user", user_id) if found is None else Stale("user", user_id)

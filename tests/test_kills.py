@@ -9,13 +9,14 @@ import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import grpc
 import pytest
-from byline.v1 import posts_pb2 as pb
+from byline.v1 import credits_pb2, posts_pb2
 
+from storage import audit, credits
 from storage.database import Database
 from tests import factories
 from tests.clients import Client, Refusal, outcome_of
@@ -23,9 +24,10 @@ from tests.processes import PATIENCE, Byline, until
 from tests.statements import post_counts, run
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 CALLERS = 8
+GRANTED = 1_000_000
 # Acknowledged calls and seconds, at most, between a start of the server and its end.
 MOST_CALLS, MOST_SECONDS = 20, 0.05
 # Milliseconds until a client that has lost its server looks for it again.
@@ -50,14 +52,19 @@ async def db(database_url: str) -> AsyncIterator[Database]:
 
 
 class Callers:
-    """Callers who write posts, each titled by a number, until told to stop."""
+    """Callers who write posts or make transfers, each with a number of its own, until told to stop.
 
-    def __init__(self, client: Client, author_id: int) -> None:
+    Args:
+        client: of the server that is killed.
+        users: who writes all posts and gives all credits, and who gets them.
+    """
+
+    def __init__(self, client: Client, users: tuple[int, int]) -> None:
         self.acknowledged: dict[str, int] = {}
         self.sent_again = 0
         self.stopping = False
         self._client = client
-        self._author_id = author_id
+        self._users = users
 
     async def get_on(self, calls: int) -> None:
         """Waits until so many more calls are acknowledged."""
@@ -65,21 +72,35 @@ class Callers:
         await until(lambda: len(self.acknowledged) >= wanted)
 
     async def call(self, name: int) -> None:
-        """Writes one post after the other, each until it is acknowledged."""
+        """Does one thing after the other, each until it is acknowledged."""
+        act = self._write if name % 2 else self._give
         number = 0
         while not self.stopping:
             number += 1
-            request = pb.CreatePostRequest(
-                author_id=self._author_id, title=f"{name}/{number}", request_id=str(uuid4())
-            )
-            while isinstance(answer := await self._send(request), Refusal):
-                assert answer.code in UNKNOWN, answer
-                self.sent_again += 1
-            self.acknowledged[request.title] = answer.post.id
+            await act(f"{name}/{number}", str(uuid4()))
 
-    async def _send(self, request: pb.CreatePostRequest) -> pb.CreatePostResponse | Refusal:
-        call = self._client.posts.CreatePost(request, timeout=PATIENCE, wait_for_ready=True)
-        return await outcome_of(call)
+    async def _write(self, title: str, request_id: str) -> None:
+        request = posts_pb2.CreatePostRequest(
+            author_id=self._users[0], title=title, request_id=request_id
+        )
+        answer = await self._send(self._client.posts.CreatePost, request)
+        self.acknowledged[title] = answer.post.id
+
+    async def _give(self, memo: str, request_id: str) -> None:
+        giver, receiver = self._users
+        request = credits_pb2.TransferRequest(
+            from_user_id=giver, to_user_id=receiver, amount=1, memo=memo, request_id=request_id
+        )
+        answer = await self._send(self._client.credits.Transfer, request)
+        self.acknowledged[memo] = answer.transfer.id
+
+    async def _send(self, rpc: Callable[..., Any], request: object) -> Any:  # noqa: ANN401 - the answer
+        while isinstance(
+            answer := await outcome_of(rpc(request, timeout=PATIENCE, wait_for_ready=True)), Refusal
+        ):
+            assert answer.code in UNKNOWN, answer
+            self.sent_again += 1
+        return answer
 
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(200, marks=pytest.mark.long)])
@@ -89,14 +110,15 @@ async def test_what_was_acknowledged_is_there_once_however_often_the_server_is_k
     seed = secrets.randbits(32)
     print(f"the moments of seed {seed}")  # noqa: T201 - shown when the test fails
     moments = random.Random(seed)  # noqa: S311 - may be foreseen
-    author = await factories.add_user(db)
-    byline = Byline(folder, "--database-url", database_url)
+    giver, receiver = await factories.add_users_with(db, GRANTED, 0)
+    options = ("--database-url", database_url, "--gather-transfers")
+    byline = Byline(folder, *options)
     try:
         await byline.started()
         # Started again, it listens where its callers know it to be.
-        flags = ("--database-url", database_url, "--listen", byline.address)
+        flags = (*options, "--listen", byline.address)
         async with Client(byline.address, **SOON) as client, asyncio.TaskGroup() as group:
-            callers = Callers(client, author.id)
+            callers = Callers(client, (giver, receiver))
             for name in range(CALLERS):
                 group.create_task(callers.call(name))
             for _ in range(rounds):
@@ -109,10 +131,14 @@ async def test_what_was_acknowledged_is_there_once_however_often_the_server_is_k
         await byline.stop()
     finally:
         byline.kill()
-    rows = list(await run(db, "SELECT title, id FROM posts"))
-    kept = {row.title: row.id for row in rows}
-    assert len(rows) == len(kept), Counter(row.title for row in rows).most_common(3)
-    assert kept == callers.acknowledged
-    assert await post_counts(db) == {author.id: len(kept)}
+    written = list(await run(db, "SELECT title, id FROM posts"))
+    given = list(await run(db, "SELECT memo, id FROM ledger WHERE kind = 'transfer'"))
+    kept = [*written, *given]
+    assert dict(map(tuple, kept)) == callers.acknowledged
+    assert len(kept) == len(callers.acknowledged), Counter(row[0] for row in kept).most_common(3)
+    assert await post_counts(db) == {giver: len(written), receiver: 0}
+    async with db.read(snapshot=True) as read:
+        assert (await credits.get_balance(read, receiver)).available == len(given)
+        assert (await audit.audit(read)).discrepancies == []
     # There was something to survive.
     assert callers.sent_again >= rounds

@@ -118,7 +118,12 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("transfer_id", name=op.f("pk_open_holds")),
     )
-    for columns in (["from_user_id", "expires_at"], ["to_user_id", "expires_at"], ["expires_at"]):
+    for columns in (
+        ["from_user_id", "expires_at"],
+        ["from_user_id", "transfer_id"],
+        ["to_user_id", "transfer_id"],
+        ["expires_at"],
+    ):
         op.create_index(op.f(f"ix_open_holds_{'_'.join(columns)}"), "open_holds", columns)
     for statement in (OPEN_ACCOUNTS, KEEP_CREDITS, KEEP_LEDGER, *TRIGGERS):
         op.execute(statement)

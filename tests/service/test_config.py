@@ -29,6 +29,7 @@ BAD = [
     ("database_url", f"{URL}?sslmode=require", "sslmode is spelt ssl"),
     ("database_url", f"{URL}?timeout=5", "takes no timeout"),
     ("migrate", "perhaps", "valid boolean"),
+    ("gather_transfers", "sometimes", "valid boolean"),
     ("pool_size", "0", "greater than 0"),
     ("pool_overflow", "-1", "greater than or equal to 0"),
     ("pool_wait", "0", "greater than 0"),

@@ -122,13 +122,16 @@ def _server(folder: Path) -> Iterator[str]:
 
 
 @pytest.mark.long
-async def test_no_credits_are_lost_in_a_storm(serve: Serve, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gathered", [False, True], ids=["one by one", "gathered"])
+async def test_no_credits_are_lost_in_a_storm(
+    serve: Serve, tmp_path: Path, *, gathered: bool
+) -> None:
     """A few thousand calls, some given up, some out of time, and one restart of the database."""
     database = _server(tmp_path / "data")
     url = await asyncio.to_thread(database.__enter__)
     try:
         await asyncio.to_thread(migrations.up, url)
-        async with serve(url) as client:
+        async with serve(url, gather_transfers=gathered) as client:
             ids = await factories.create_users_with(client, GRANTED, GRANTED)
             storm = Storm(client, ids)
             clients = [asyncio.create_task(storm.blow(seed)) for seed in range(CLIENTS)]

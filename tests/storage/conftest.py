@@ -45,6 +45,8 @@ async def populated_url(cluster: str) -> str:
             making = url.set(database="populating").render_as_string(hide_password=False)
             await asyncio.to_thread(migrations.up, making)
             async with connected(making) as filler:
+                # Until a commit is written down, VACUUM takes no row of it to be visible to all.
+                await filler.execute("SET synchronous_commit = on")
                 await filler.execute(POPULATED.read_text())
                 # A sample of all rows: plans must not depend on which were drawn.
                 await filler.execute("SET default_statistics_target = 2500")

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from storage import audit, credits, requests
-from storage.database import Database, PoolConfig
+from storage.database import Database, PoolConfig, unit
 from storage.errors import (
     Contention,
     DatabaseDown,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
     from storage.credits import Operation
+    from storage.database import Transaction
     from storage.transfers import TransferRow
 
 
@@ -61,11 +62,18 @@ def begin(
     """Sends a transfer as a call would, with a request id or without."""
 
     async def call() -> TransferRow:
-        if request_id is not None:
+        if request_id is None:
+            return await together.make(operation, answer_of)
+        async with unit(_never):
             claim_of_call.set(Claim(key_of(request_id), {"amount": str(operation.amount)}))
-        return await together.make(operation, answer_of)
+            return await together.make(operation, answer_of)
 
     return asyncio.create_task(call())
+
+
+async def _never(_: Transaction) -> None:
+    """Begins the transaction of a call: theirs are not those of the calls."""
+    raise AssertionError("a transfer is made in the transaction of one of its callers")
 
 
 def key_of(request_id: int) -> Key:

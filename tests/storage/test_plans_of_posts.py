@@ -202,7 +202,7 @@ async def test_a_page_is_planned_for_its_values_however_often_it_is_sent(
         ("everything", "title", "ix_posts_title_key_id"),
         ("unpublished", "id", "ix_posts_unpublished"),
         *((name, "id", "ix_posts_author_id_id") for name in OF_AUTHORS[:2]),
-        *((name, "created_at", "ix_posts_author_id_created_at_id") for name in OF_AUTHORS),
+        *((name, "created_at", "ix_posts_author_id_created_at_id") for name in OF_AUTHORS[:2]),
         ("last hours", "created_at", "ix_posts_created_at_id"),
         ("last hours", "id", "ix_posts_created_at_id"),
         ("first hours", "title", "ix_posts_created_at_id"),
