@@ -71,7 +71,10 @@ async def lock(tx: Transaction, user_ids: Iterable[int]) -> dict[int, Account]:
     An account is there while its user is.
     """
     rows = await tx.execute(_LOCK, {"user_ids": sorted(set(user_ids))})
-    return {row.user_id: Account(*row) for row in rows}
+    return {
+        user_id: Account(user_id, available, held, is_active)
+        for user_id, available, held, is_active in rows
+    }
 
 
 def changes_of(changed: Iterable[Account]) -> dict[str, list[int]]:
