@@ -72,8 +72,7 @@ async def lock(tx: Transaction, user_ids: Iterable[int]) -> dict[int, Account]:
     """
     rows = await tx.execute(_LOCK, {"user_ids": sorted(set(user_ids))})
     return {
-        user_id: Account(user_id, available, held, is_active)
-        for user_id, available, held, is_active in rows
+        row.user_id: Account(row.user_id, row.available, row.held, row.is_active) for row in rows
     }
 
 
