@@ -81,7 +81,7 @@ class Loader:
         print(_ORDER.dump_json(order).decode(), file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
-            raise BenchError("the process that makes load has died")
+            raise BenchError(f"the process that makes load has ended: {self._process.wait()}")
         measured = _MEASUREMENT.validate_json(line)
         if not measured.transfers:
             raise BenchError(f"no call succeeded: {dict(measured.errors)}")
