@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from storage import credits as transfers
 from storage import requests
-from storage.database import Wait, waiting_for
+from storage.database import Usage, Wait, usage, waiting_for
 from storage.errors import Contention, DatabaseDown, PoolTimeout
 from storage.requests import AlreadyAnswered, Claim, Key
 from storage.transfers import TransferRow
@@ -43,6 +43,7 @@ class _Waiting:
     operation: Operation
     answer: Answer
     claim: Claim | None
+    use: Usage
     outcome: asyncio.Future[TransferRow]
 
 
@@ -92,18 +93,22 @@ class Together:
             StorageError: what `storage.credits.make` raises.
         """
         outcome: asyncio.Future[TransferRow] = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(operation, answer, requests.claim_of_call.get(), outcome)
-        lane = next((self._lanes[each] for each in operation.users if each in self._lanes), None)
-        if lane is None:
-            self._open(deque([waiting]))
-        else:
-            lane.append(waiting)
-        with waiting_for(Wait.STATEMENT):
+        with waiting_for(Wait.STATEMENT) as use:
+            self._join(_Waiting(operation, answer, requests.claim_of_call.get(), use, outcome))
             return await outcome
 
     async def close(self) -> None:
         """Waits for what is under way, whose callers may have left."""
         await asyncio.gather(*self._tasks)
+
+    def _join(self, waiting: _Waiting) -> None:
+        """Joins the line for one of the transfer's accounts, or begins at once."""
+        operation = waiting.operation
+        lane = next((self._lanes[each] for each in operation.users if each in self._lanes), None)
+        if lane is None:
+            self._open(deque([waiting]))
+        else:
+            lane.append(waiting)
 
     def _open(self, lane: deque[_Waiting]) -> None:
         """Begins to make what waits in a lane."""
@@ -140,6 +145,8 @@ class Together:
 
     async def _make(self, batch: Sequence[_Waiting]) -> None:
         """Makes transfers, and tells each caller the outcome."""
+        use = Usage()
+        usage.set(use)
         try:
             async with self._database.transaction() as tx:
                 outcomes = await _make_all(tx, batch)
@@ -150,6 +157,7 @@ class Together:
                 return
             outcomes = dict.fromkeys(batch, error)
         for waiting, outcome in outcomes.items():
+            waiting.use.statements += use.statements
             if waiting.outcome.done():
                 continue  # its caller has left
             if isinstance(outcome, Exception):
