@@ -183,7 +183,7 @@ def _of_any_length(name: str, kind: TypeEngine[Any]) -> ColumnElement[Any]:
     """An array that is a parameter, whose length the planner does not look at.
 
     A prepared statement whose plan depends on the length is planned each time, which takes a third
-    of PostgreSQL's time for a transfer.
+    of PostgreSQL's time for a transfer on a connection of its own.
     """
     given = select(bindparam(name, type_=ARRAY(kind))).scalar_subquery()
     # ANY would take a bare subquery for the rows that it selects.
