@@ -96,16 +96,6 @@ def insert_missing(
     return insert(table).from_select(list(columns), select(*unnested)).on_conflict_do_nothing()
 
 
-def insert_if_missing(
-    table: type[Base], values: Mapping[InstrumentedAttribute[Any], object]
-) -> Insert:
-    """Adds a row, or none when one of its unique keys is taken.
-
-    Waits for a transaction that is adding the same, to see whether it commits.
-    """
-    return insert(table).values(dict(values)).on_conflict_do_nothing()
-
-
 def delete_batch(
     table: type[Base],
     where: ColumnElement[bool],

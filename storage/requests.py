@@ -10,7 +10,7 @@ from uuid import UUID  # noqa: TC003 - NamedTuple keeps the annotations
 
 from sqlalchemy import LargeBinary, String, Uuid, delete, func, select, update
 
-from storage.dialects import delete_batch, insert_if_missing, insert_missing, rows_given
+from storage.dialects import delete_batch, insert_missing, rows_given
 from storage.models import Request, RequestKey
 
 if TYPE_CHECKING:
@@ -165,8 +165,11 @@ async def shared_key(tx: Transaction) -> bytes:
     secret: bytes | None = (await tx.execute(statement)).scalar_one_or_none()
     if secret is not None:
         return secret
-    values = {RequestKey.id: _THE_KEY, RequestKey.secret: token_bytes(KEY_BYTES)}
-    await tx.execute(insert_if_missing(RequestKey, values))
+    row: dict[Any, list[Any]] = {
+        RequestKey.id: [_THE_KEY],
+        RequestKey.secret: [token_bytes(KEY_BYTES)],
+    }
+    await tx.execute(insert_missing(RequestKey, row))
     made: bytes = (await tx.execute(statement)).scalar_one()
     return made
 
