@@ -75,6 +75,7 @@ class Together:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._alone = Alone(database)
         # By account, who waits for the transaction that is under way with it.
         self._lanes: dict[int, deque[_Waiting]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -92,36 +93,39 @@ class Together:
             AlreadyAnswered: when the call's request id has been answered.
             StorageError: what `storage.credits.make` raises.
         """
+        lane = next((self._lanes[each] for each in operation.users if each in self._lanes), None)
+        if lane is None:
+            return await self._begin(operation, answer)
         outcome: asyncio.Future[TransferRow] = asyncio.get_running_loop().create_future()
         with waiting_for(Wait.STATEMENT) as use:
-            self._join(_Waiting(operation, answer, requests.claim_of_call.get(), use, outcome))
+            claim = requests.claim_of_call.get()
+            lane.append(_Waiting(operation, answer, claim, use, outcome))
             return await outcome
 
     async def close(self) -> None:
         """Waits for what is under way, whose callers may have left."""
         await asyncio.gather(*self._tasks)
 
-    def _join(self, waiting: _Waiting) -> None:
-        """Joins the line for one of the transfer's accounts, or begins at once."""
-        operation = waiting.operation
-        lane = next((self._lanes[each] for each in operation.users if each in self._lanes), None)
-        if lane is None:
-            self._open(deque([waiting]))
-        else:
-            lane.append(waiting)
-
-    def _open(self, lane: deque[_Waiting]) -> None:
-        """Begins to make what waits in a lane."""
-        batch = self._take(lane)
-        # The first caller's deadline, request id and transaction are not those of all.
-        task = asyncio.create_task(self._run(lane, batch), context=Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def _begin(self, operation: Operation, answer: Answer) -> TransferRow:
+        """Makes a transfer that meets nobody, and has those that come meanwhile made after it."""
+        lane: deque[_Waiting] = deque()
+        self._enter(lane, operation)
+        try:
+            return await self._alone.make(operation, answer)
+        finally:
+            self._leave(lane, operation)
+            if batch := self._take(lane):
+                # The deadline, request id and transaction of a caller are not those of all.
+                task = asyncio.create_task(self._run(lane, batch), context=Context())
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
     async def _run(self, lane: deque[_Waiting], batch: list[_Waiting]) -> None:
+        """Makes what waits in a lane, until nothing does."""
         while batch:
             await self._make(batch)
-            self._leave(lane, batch)
+            for each in batch:
+                self._leave(lane, each.operation)
             batch = self._take(lane)
 
     def _take(self, lane: deque[_Waiting]) -> list[_Waiting]:
@@ -132,16 +136,19 @@ class Together:
             if not waiting.outcome.done():
                 batch.append(waiting)
         for waiting in batch:
-            for user_id in waiting.operation.users:
-                self._lanes.setdefault(user_id, lane)
+            self._enter(lane, waiting.operation)
         return batch
 
-    def _leave(self, lane: deque[_Waiting], batch: Sequence[_Waiting]) -> None:
-        """Lets others have the accounts of transfers that were made."""
-        for waiting in batch:
-            for user_id in waiting.operation.users:
-                if self._lanes.get(user_id) is lane:
-                    del self._lanes[user_id]
+    def _enter(self, lane: deque[_Waiting], operation: Operation) -> None:
+        """Has others for the transfer's accounts wait in a lane."""
+        for user_id in operation.users:
+            self._lanes.setdefault(user_id, lane)
+
+    def _leave(self, lane: deque[_Waiting], operation: Operation) -> None:
+        """Lets others have the transfer's accounts."""
+        for user_id in operation.users:
+            if self._lanes.get(user_id) is lane:
+                del self._lanes[user_id]
 
     async def _make(self, batch: Sequence[_Waiting]) -> None:
         """Makes transfers, and tells each caller the outcome."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
     from storage.credits import Operation
-    from storage.database import Transaction
     from storage.transfers import TransferRow
 
 
@@ -64,16 +64,15 @@ def begin(
     async def call() -> TransferRow:
         if request_id is None:
             return await together.make(operation, answer_of)
-        async with unit(_never):
-            claim_of_call.set(Claim(key_of(request_id), {"amount": str(operation.amount)}))
-            return await together.make(operation, answer_of)
+        claim = Claim(key_of(request_id), {"amount": str(operation.amount)})
+        async with unit(partial(requests.claim, wanted=claim)) as work:
+            claim_of_call.set(claim)
+            row = await together.make(operation, answer_of)
+            if work.tx is not None:
+                await requests.keep(work.tx, claim.key, answer_of(row))
+            return row
 
     return asyncio.create_task(call())
-
-
-async def _never(_: Transaction) -> None:
-    """Begins the transaction of a call: theirs are not those of the calls."""
-    raise AssertionError("a transfer is made in the transaction of one of its callers")
 
 
 def key_of(request_id: int) -> Key:
@@ -187,23 +186,53 @@ async def test_a_caller_who_leaves_in_line_takes_only_their_own_transfer_back(
     assert await balances(db, [a, b]) == [6, 4]
 
 
-async def test_a_caller_who_leaves_while_theirs_is_made_stops_nobody(
+async def test_a_caller_who_leaves_while_theirs_is_made_alone_takes_it_back(
     db: Database, shared_url: str, together: Together
 ) -> None:
     a, b = await factories.add_users_with(db, 10, 0)
     async with locked_account(shared_url, a):
-        first = begin(together, transfer(a, b, 1), 1)
+        left = begin(together, transfer(a, b, 1), 1)
         await until_waiting_for_a_lock(shared_url)
         next_in_line = begin(together, transfer(a, b, 2))
         await asyncio.sleep(0)
-        first.cancel()
-        await asyncio.wait([first])
+        left.cancel()
+        await asyncio.wait([left])
     await next_in_line
+    assert await balances(db, [a, b]) == [8, 2]
+    await begin(together, transfer(a, b, 1), 1)
     assert await balances(db, [a, b]) == [7, 3]
+
+
+async def test_a_caller_who_leaves_while_theirs_is_made_with_others_stops_nobody(
+    db: Database, shared_url: str, together: Together
+) -> None:
+    a, b = await factories.add_users_with(db, 10, 0)
+    async with under_way(db, shared_url, together, a, b) as (left, stayed):
+        left.cancel()
+        await asyncio.wait([left])
+    await stayed
+    assert await balances(db, [a, b]) == [8, 3]
     # Sent again, it is answered with what it did.
     with pytest.raises(AlreadyAnswered) as answered:
         await begin(together, transfer(a, b, 1), 1)
     assert answered.value.found.answer == f"{a} gave {b} 1".encode()
+
+
+@asynccontextmanager
+async def under_way(
+    db: Database, url: str, together: Together, a: int, b: int
+) -> AsyncIterator[list[asyncio.Task[TransferRow]]]:
+    """Has transfers of 1 and 2 made together while the block lasts, with request ids 1 and 2."""
+    (hot,) = await factories.add_users_with(db, 1)
+    async with locked_account(url, b):
+        async with locked_account(url, hot):
+            first = begin(together, transfer(hot, a, 1))
+            await until_waiting_for_a_lock(url)
+            both = [begin(together, transfer(a, b, each), each) for each in (1, 2)]
+            await asyncio.sleep(0)
+        await first
+        await until_waiting_for_a_lock(url)
+        yield both
 
 
 async def test_a_request_id_is_kept_for_what_was_made_and_for_nothing_else(
@@ -309,12 +338,11 @@ async def test_a_deadlock_is_for_each_caller_to_try_again(
 async def test_closing_waits_for_what_is_under_way(db: Database, shared_url: str) -> None:
     together = Together(db)
     a, b = await factories.add_users_with(db, 10, 0)
-    async with locked_account(shared_url, a):
-        left = begin(together, transfer(a, b, 1))
-        await until_waiting_for_a_lock(shared_url)
-        left.cancel()
+    async with under_way(db, shared_url, together, a, b) as callers:
+        for each in callers:
+            each.cancel()
         closing = asyncio.create_task(together.close())
-        await asyncio.wait([left])
+        await asyncio.wait(callers)
         assert not closing.done()
     await closing
-    assert await balances(db, [a, b]) == [9, 1]
+    assert await balances(db, [a, b]) == [8, 3]
