@@ -107,11 +107,16 @@ def to_statistics(row: authors.Statistics) -> users_pb2.GetUserStatisticsRespons
 
 def to_timestamp(moment: datetime) -> Timestamp:
     """Returns the message of a moment. Timestamp.FromDatetime costs four times as much."""
+    message = Timestamp()
+    set_timestamp(message, moment)
+    return message
+
+
+def set_timestamp(message: Timestamp, moment: datetime) -> None:
+    """Writes a moment where it is to be."""
     since = moment - _EPOCH
-    return Timestamp(
-        seconds=since.days * 86_400 + since.seconds,
-        nanos=since.microseconds * _NANOS_PER_MICROSECOND,
-    )
+    message.seconds = since.days * 86_400 + since.seconds
+    message.nanos = since.microseconds * _NANOS_PER_MICROSECOND
 
 
 def to_etag(updated_at: datetime) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from byline.v1 import credits_pb2 as pb
 
-from service.convert import to_timestamp
+from service.convert import set_timestamp, to_timestamp
 from service.errors import InvalidRequest, Violation, failure_of
 from storage import audit, transfers
 from storage.credits import Operation
@@ -15,6 +15,8 @@ from storage.errors import StorageError
 from storage.models import EntryKind
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from google.protobuf.duration_pb2 import Duration
 
     from storage.audit import Discrepancy
@@ -54,26 +56,38 @@ _DISCREPANCIES = {
 
 def to_transfer(row: TransferRow) -> pb.Transfer:
     """Returns the message of a transfer."""
-    return pb.Transfer(
-        id=row.id,
-        kind=_KINDS[row.kind],
-        from_user_id=row.from_user_id or 0,
-        to_user_id=row.to_user_id,
-        amount=row.amount,
-        memo=row.memo,
-        state=_STATE_MESSAGES[row.state],
-        captured_amount=row.captured_amount,
-        expires_at=None if row.expires_at is None else to_timestamp(row.expires_at),
-        created_at=to_timestamp(row.created_at),
-        resolved_at=None if row.resolved_at is None else to_timestamp(row.resolved_at),
-    )
+    message = pb.Transfer()
+    _fill(message, row)
+    return message
 
 
-def to_result(outcome: Outcome) -> pb.TransferResult:
-    """Returns the message of what became of one transfer of a batch."""
-    if isinstance(outcome, StorageError):
-        return pb.TransferResult(error=failure_of(outcome, "").to_status())
-    return pb.TransferResult(transfer=to_transfer(outcome))
+def to_results(outcomes: Iterable[Outcome]) -> pb.BatchTransferResponse:
+    """Returns the message of what became of the transfers of a batch."""
+    response = pb.BatchTransferResponse()
+    for outcome in outcomes:
+        result = response.results.add()
+        if isinstance(outcome, StorageError):
+            result.error.CopyFrom(failure_of(outcome, "").to_status())
+        else:
+            _fill(result.transfer, outcome)
+    return response
+
+
+def _fill(message: pb.Transfer, row: TransferRow) -> None:
+    """Writes a transfer where it is to be: a message that is given to another one is copied."""
+    message.id = row.id
+    message.kind = _KINDS[row.kind]
+    message.from_user_id = row.from_user_id or 0
+    message.to_user_id = row.to_user_id
+    message.amount = row.amount
+    message.memo = row.memo
+    message.state = _STATE_MESSAGES[row.state]
+    message.captured_amount = row.captured_amount
+    set_timestamp(message.created_at, row.created_at)
+    if row.expires_at is not None:
+        set_timestamp(message.expires_at, row.expires_at)
+    if row.resolved_at is not None:
+        set_timestamp(message.resolved_at, row.resolved_at)
 
 
 def to_balance(row: Balance) -> pb.GetBalanceResponse:
@@ -116,8 +130,8 @@ def from_transfer(request: pb.TransferRequest | pb.NewTransfer) -> Operation:
         EntryKind.TRANSFER,
         request.to_user_id,
         request.amount,
-        from_user_id=request.from_user_id,
-        memo=request.memo,
+        request.from_user_id,
+        request.memo,
     )
 
 

@@ -56,7 +56,7 @@ class Credits(CreditServiceServicer):
         asked = [convert.from_transfer(each) for each in request.transfers]
         async with self._db.transaction() as tx:
             outcomes = await credits.make_all(tx, asked, atomic=request.atomic)
-        return pb.BatchTransferResponse(results=map(convert.to_result, outcomes))
+        return convert.to_results(outcomes)
 
     async def Hold(self, request: pb.HoldRequest, _: Context) -> pb.HoldResponse:
         """Sets credits of one user aside for another."""

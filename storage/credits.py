@@ -232,7 +232,7 @@ async def _write(
     if not accepted:
         return []
     given = accounts.changes_of(locked.values()) | {
-        "new_kind": [each.kind.value for each in accepted],
+        "new_kind": [each.kind for each in accepted],
         "new_from_user_id": [each.from_user_id for each in accepted],
         "new_to_user_id": [each.to_user_id for each in accepted],
         "new_amount": [each.amount for each in accepted],
@@ -240,18 +240,19 @@ async def _write(
         "new_lifetime": [each.lifetime for each in accepted],
     }
     with_holds = any(each.kind is EntryKind.HOLD for each in accepted)
-    rows = await tx.execute(_MAKE_WITH_HOLDS if with_holds else _MAKE, given)
+    result = await tx.execute(_MAKE_WITH_HOLDS if with_holds else _MAKE, given)
+    rows: Sequence[Any] = result.all()
     return [
         TransferRow(
-            id=row.id,
-            kind=each.kind,
-            from_user_id=each.from_user_id,
-            to_user_id=each.to_user_id,
-            amount=each.amount,
-            memo=each.memo,
-            created_at=row.created_at,
-            expires_at=row.expires_at,
-            state=State.PENDING if each.kind is EntryKind.HOLD else State.SETTLED,
+            transfer_id,
+            each.kind,
+            each.from_user_id,
+            each.to_user_id,
+            each.amount,
+            each.memo,
+            created_at,
+            expires_at,
+            State.PENDING if each.kind is EntryKind.HOLD else State.SETTLED,
         )
-        for each, row in zip(accepted, rows, strict=True)
+        for each, (transfer_id, created_at, expires_at) in zip(accepted, rows, strict=True)
     ]
