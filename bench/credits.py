@@ -109,7 +109,7 @@ def _set(stack: ExitStack, accounts: int) -> Stage:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="byline-bench-")))
     endpoint = stack.enter_context(credited(folder, accounts))
     alone = stack.enter_context(serving(folder, endpoint.url, "--no-gather-transfers"))
-    gathering = stack.enter_context(serving(folder, endpoint.url, "--gather-transfers"))
+    gathering = stack.enter_context(serving(folder, endpoint.url))
     servers = {Way.ALONE: alone, Way.GATHERED: gathering, Way.BATCH: alone}
     load = stack.enter_context(loader())
     channel = stack.enter_context(grpc.insecure_channel(alone.address))

@@ -144,7 +144,7 @@ class Settings(BaseSettings):
         repr=False,
     )
     gather_transfers: bool = Field(
-        default=False,
+        default=True,
         description="make transfers that meet in an account in one transaction, as they come",
     )
     maintenance_interval: PositiveSeconds = Field(

@@ -22,13 +22,16 @@ from storage.requests import AlreadyAnswered, Claim, Key
 from storage.transfers import TransferRow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence, Sized
 
     from storage.credits import Operation
     from storage.database import Database, Transaction
 
 # Transfers that one transaction makes at most: others wait for their accounts meanwhile.
 MOST = 100
+# Turns of the event loop in which nobody comes, if nobody is on the way: gRPC takes a few to hand
+# a call over. No time passes in them but what other calls need.
+TURNS = 16
 # What these say of one transfer, they say of all.
 _OF_ALL = (Contention, DatabaseDown, PoolTimeout)
 
@@ -113,20 +116,28 @@ class Together:
         try:
             return await self._alone.make(operation, answer)
         finally:
-            self._leave(lane, operation)
-            if batch := self._take(lane):
+            if lane:
                 # The deadline, request id and transaction of a caller are not those of all.
-                task = asyncio.create_task(self._run(lane, batch), context=Context())
+                task = asyncio.create_task(self._run(lane, [operation]), context=Context())
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+            else:
+                self._leave(lane, [operation])
 
-    async def _run(self, lane: deque[_Waiting], batch: list[_Waiting]) -> None:
-        """Makes what waits in a lane, until nothing does."""
-        while batch:
-            await self._make(batch)
-            for each in batch:
-                self._leave(lane, each.operation)
+    async def _run(self, lane: deque[_Waiting], made: Sequence[Operation]) -> None:
+        """Makes what waits in a lane, until nothing does.
+
+        Args:
+            lane: who waits.
+            made: what the transaction before made, whose accounts the lane still has.
+        """
+        while lane:
+            await _until_none_comes(lane)
+            self._leave(lane, made)
             batch = self._take(lane)
+            await self._make(batch)
+            made = [each.operation for each in batch]
+        self._leave(lane, made)
 
     def _take(self, lane: deque[_Waiting]) -> list[_Waiting]:
         """Takes the next transfers from a lane, and has others for their accounts wait in it."""
@@ -135,8 +146,7 @@ class Together:
             waiting = lane.popleft()
             if not waiting.outcome.done():
                 batch.append(waiting)
-        for waiting in batch:
-            self._enter(lane, waiting.operation)
+                self._enter(lane, waiting.operation)
         return batch
 
     def _enter(self, lane: deque[_Waiting], operation: Operation) -> None:
@@ -144,14 +154,17 @@ class Together:
         for user_id in operation.users:
             self._lanes.setdefault(user_id, lane)
 
-    def _leave(self, lane: deque[_Waiting], operation: Operation) -> None:
-        """Lets others have the transfer's accounts."""
-        for user_id in operation.users:
-            if self._lanes.get(user_id) is lane:
-                del self._lanes[user_id]
+    def _leave(self, lane: deque[_Waiting], made: Iterable[Operation]) -> None:
+        """Lets others have the accounts of transfers that were made."""
+        for operation in made:
+            for user_id in operation.users:
+                if self._lanes.get(user_id) is lane:
+                    del self._lanes[user_id]
 
     async def _make(self, batch: Sequence[_Waiting]) -> None:
         """Makes transfers, and tells each caller the outcome."""
+        if not batch:
+            return
         use = Usage()
         usage.set(use)
         try:
@@ -171,6 +184,14 @@ class Together:
                 waiting.outcome.set_exception(outcome)
             else:
                 waiting.outcome.set_result(outcome)
+
+
+async def _until_none_comes(lane: Sized) -> None:
+    """Lets those join who are on the way: the fewer transactions, the sooner all are served."""
+    quiet = 0
+    while quiet < TURNS and (waiting := len(lane)) < MOST:
+        await asyncio.sleep(0)
+        quiet = quiet + 1 if len(lane) == waiting else 0
 
 
 async def _make_all(

@@ -111,7 +111,7 @@ async def test_what_was_acknowledged_is_there_once_however_often_the_server_is_k
     print(f"the moments of seed {seed}")  # noqa: T201 - shown when the test fails
     moments = random.Random(seed)  # noqa: S311 - may be foreseen
     giver, receiver = await factories.add_users_with(db, GRANTED, 0)
-    options = ("--database-url", database_url, "--gather-transfers")
+    options = ("--database-url", database_url)
     byline = Byline(folder, *options)
     try:
         await byline.started()

@@ -88,8 +88,8 @@ def client(emptied_url: str, shared_client: Client) -> Client:
 
 @pytest.fixture(scope="module")
 async def other(serve: Serve, shared_url: str) -> AsyncIterator[Client]:
-    """A client of another server on the same database, which gathers transfers."""
-    async with serve(shared_url, gather_transfers=True) as connected_client:
+    """A client of another server on the same database, which makes every transfer alone."""
+    async with serve(shared_url, gather_transfers=False) as connected_client:
         yield connected_client
 
 

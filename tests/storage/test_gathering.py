@@ -117,6 +117,21 @@ async def test_those_who_come_while_a_transaction_is_under_way_share_the_next(
         assert (await audit.audit(read)).discrepancies == []
 
 
+async def test_those_who_come_as_a_transaction_ends_share_the_next(
+    db: Database, shared_url: str, together: Together
+) -> None:
+    a, b = await factories.add_users_with(db, 10, 0)
+    async with locked_account(shared_url, a):
+        first = begin(together, transfer(a, b, 1))
+        await until_waiting_for_a_lock(shared_url)
+        in_line = begin(together, transfer(a, b, 1))
+        await asyncio.sleep(0)
+    await first
+    on_the_way = begin(together, transfer(a, b, 1))
+    await asyncio.gather(in_line, on_the_way)
+    assert await transactions(db, a) == [1, 2]
+
+
 async def test_those_who_meet_nobody_wait_for_nobody(
     db: Database, shared_url: str, together: Together
 ) -> None:
