@@ -3,6 +3,7 @@
 Driver errors are told apart by SQLSTATE and constraint name, never by message text.
 """
 
+from asyncpg import InvalidCachedStatementError
 from sqlalchemy.exc import DBAPIError
 
 # The unique keys by constraint name: which resource and which of its fields a caller knows them by.
@@ -140,7 +141,7 @@ class HasCredits(StorageError):
 
 
 class Contention(StorageError):
-    """A serialization failure, a deadlock or a lost race: another try may succeed."""
+    """A serialization failure, a deadlock, a lost race or a new schema: another try may succeed."""
 
 
 class PoolTimeout(StorageError):
@@ -220,6 +221,11 @@ def translate(error: DBAPIError) -> StorageError:
     sqlstate = getattr(driver_error, "sqlstate", None)
     constraint = getattr(driver_error, "constraint_name", None) or ""
     kind = type(driver_error or error.orig).__name__
-    meant = Unexpected(kind) if sqlstate is None else of_sqlstate(sqlstate, constraint)
+    if isinstance(driver_error, InvalidCachedStatementError):
+        # A migration changed a type that the statement returns. SQLAlchemy has every connection
+        # prepare its statements anew.
+        meant: StorageError = Contention(kind)
+    else:
+        meant = Unexpected(kind) if sqlstate is None else of_sqlstate(sqlstate, constraint)
     meant.add_note(f"{kind} {constraint} in: {error.statement}")
     return meant
