@@ -217,15 +217,14 @@ def translate(error: DBAPIError) -> StorageError:
     """
     if error.connection_invalidated:
         return DatabaseDown("the connection was lost")
+    if error.orig and isinstance(error.orig.__cause__, InvalidCachedStatementError):
+        # A migration changed a type that the statement returns. SQLAlchemy, which keeps the driver
+        # error of all others, has every connection prepare its statements anew.
+        return Contention("the schema changed since the statement was prepared")
     driver_error = getattr(error.orig, "driver_exception", None)
     sqlstate = getattr(driver_error, "sqlstate", None)
     constraint = getattr(driver_error, "constraint_name", None) or ""
     kind = type(driver_error or error.orig).__name__
-    if isinstance(driver_error, InvalidCachedStatementError):
-        # A migration changed a type that the statement returns. SQLAlchemy has every connection
-        # prepare its statements anew.
-        meant: StorageError = Contention(kind)
-    else:
-        meant = Unexpected(kind) if sqlstate is None else of_sqlstate(sqlstate, constraint)
+    meant = Unexpected(kind) if sqlstate is None else of_sqlstate(sqlstate, constraint)
     meant.add_note(f"{kind} {constraint} in: {error.statement}")
     return meant
