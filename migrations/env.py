@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Seconds between two looks at whether the migrator before is done.
 TURN_POLL = 0.2
 
+
 def session_settings() -> tuple[str, ...]:
     """Says how long a step waits for a table before it gives up, and for what else it does not."""
     return (

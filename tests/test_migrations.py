@@ -148,7 +148,8 @@ async def test_how_far_ahead_a_database_is_the_number_of_its_revision_tells(
 ) -> None:
     head = (await run(migrations.status, database_url)).head
     later = f"{int(head) + steps:04}"
-    await run(execute, database_url, f"UPDATE alembic_version SET version_num = '{later}'")
+    async with connected(database_url) as other:
+        await other.execute("UPDATE alembic_version SET version_num = $1", later)
     status = await run(migrations.status, database_url)
     assert (status.state, status.current, status.pending) == (state, later, ())
 

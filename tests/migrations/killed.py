@@ -1,4 +1,4 @@
-"""`byline migrate` that kills itself: the last but two of its arguments says before which statement."""
+"""`byline migrate` that kills itself: its last argument but two says before which statement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What callers keep in Byline: from which revision on, how it is written, and how it is read back."""
+"""What callers keep in Byline: since which revision, how it is written, how it is read back."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from byline.v1 import credits_pb2, posts_pb2, profiles_pb2, resources_pb2, users
 from tests import factories
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from google.protobuf.message import Message
 
     from tests.clients import Client
+
+    Kind = Callable[[Client], Awaitable["Kept"]]
 
 
 class Kept(NamedTuple):
@@ -81,14 +83,15 @@ async def post_count(client: Client) -> Kept:
 
 async def transfers(client: Client) -> Kept:
     sender, receiver = await factories.create_users_with(client, 10, 0)
-    pair = {"from_user_id": sender, "to_user_id": receiver}
-    await client.credits.Transfer(credits_pb2.TransferRequest(**pair, amount=3))
-    await client.credits.Hold(credits_pb2.HoldRequest(**pair, amount=2))
+    await client.credits.Transfer(
+        credits_pb2.TransferRequest(from_user_id=sender, to_user_id=receiver, amount=3)
+    )
+    await client.credits.Hold(
+        credits_pb2.HoldRequest(from_user_id=sender, to_user_id=receiver, amount=2)
+    )
 
     async def see() -> Message:
-        return await client.credits.ListTransfers(
-            credits_pb2.ListTransfersRequest(user_id=sender)
-        )
+        return await client.credits.ListTransfers(credits_pb2.ListTransfersRequest(user_id=sender))
 
     return Kept(await see(), see)
 
@@ -111,7 +114,7 @@ async def answered_request(client: Client) -> Kept:
     return Kept(await see(), see)
 
 
-KINDS = {
+KINDS: Mapping[Kind, str] = {
     user: "0001",
     profile: "0001",
     post: "0002",
@@ -122,6 +125,6 @@ KINDS = {
 }
 
 
-def kinds_at(revision: str) -> list[Callable[[Client], Awaitable[Kept]]]:
+def kinds_at(revision: str) -> list[Kind]:
     """What can be kept at a revision."""
     return [kind for kind, since in KINDS.items() if since <= revision]

@@ -9,7 +9,7 @@ import pytest
 
 from storage.database import Database
 from tests import factories
-from tests.migrations.later import Later, Step, head
+from tests.migrations.later import HEAD, Later, Step
 from tests.processes import until
 from tests.sessions import connected, migrators_of
 
@@ -29,14 +29,13 @@ IS_WHOLE = """
     SELECT indisvalid AND indisready FROM pg_index
     WHERE indexrelid = to_regclass('ix_users_name')
 """
-MIGRATOR = "datname = current_database() AND application_name = 'byline-migrate'"
-BUILDING = f"""
-    SELECT EXISTS (SELECT FROM pg_stat_activity WHERE {MIGRATOR}
+BUILDING = """
+    SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
     AND query LIKE 'CREATE INDEX CONCURRENTLY%' AND wait_event_type = 'Lock')
 """
-END_BUILD = f"""
+END_BUILD = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-    WHERE {MIGRATOR} AND query LIKE 'CREATE INDEX CONCURRENTLY%'
+    WHERE datname = current_database() AND query LIKE 'CREATE INDEX CONCURRENTLY%'
 """
 
 
@@ -74,7 +73,7 @@ async def test_the_sql_that_is_printed_builds_it_again_too(
     database_url: str, admin: asyncpg.Connection, tmp_path: Path
 ) -> None:
     later = Later(tmp_path, INDEX)
-    printed = await later.migrate(database_url, "sql", f"{head()}:head")
+    printed = await later.migrate(database_url, "sql", f"{HEAD}:head")
     assert printed.status == 0
     for statement in filter(str.strip, printed.said.split(";\n")):
         await admin.execute(statement)

@@ -11,9 +11,9 @@ import pytest
 import migrations
 from tests.clients import Refusal, outcome_of
 from tests.migrations.kinds import kinds_at
-from tests.migrations.later import Later, Step, head
+from tests.migrations.later import HEAD, REVISIONS, Later, Step
 from tests.processes import calling, serving, until
-from tests.sessions import connected, end_connections, migrators_of
+from tests.sessions import connected, migrators_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -101,14 +101,14 @@ async def test_no_call_fails_while_a_later_byline_migrates(
     async with (
         serving(tmp_path.parent, *flags) as byline,
         calling(byline) as client,
-        load(client, head()),
+        load(client, HEAD),
     ):
         ended = await later.migrate(database_url, "up")
         assert ended.status == 0, ended.said
     assert (await run(migrations.status, database_url)).current == later.head
 
 
-@pytest.mark.parametrize("revision", ["0002", "0003", "0004"])
+@pytest.mark.parametrize("revision", REVISIONS[1:])
 async def test_no_call_fails_while_the_history_is_made(
     empty_url: str, serve: Serve, revision: str
 ) -> None:
@@ -124,7 +124,7 @@ async def test_a_step_lets_callers_pass_who_wait_behind_it(
     """The one who has the table keeps it for longer than a step waits at once."""
     later = Later(tmp_path, EXPANSIONS["a column"])
     async with serve(database_url) as client, connected(database_url) as reader:
-        async with load(client, head()) as callers:
+        async with load(client, HEAD) as callers:
             await reader.execute("BEGIN; SELECT count(*) FROM users")
             migrating = asyncio.create_task(later.migrate(database_url, "up"))
             for _ in range(2):
@@ -146,7 +146,7 @@ async def test_a_byline_one_step_behind_starts_and_serves(
     assert (await later.migrate(database_url, "up")).status == 0
     flags = ("--database-url", database_url, "--migrate")
     async with serving(tmp_path.parent, *flags) as byline, calling(byline) as client:
-        assert f"{later.head}, one step ahead of {head()}" in byline.output
-        async with load(client, head()):
+        assert f"{later.head}, one step ahead of {HEAD}" in byline.output
+        async with load(client, HEAD):
             pass
     assert (await run(migrations.status, database_url)).current == later.head

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+
 import asyncpg
 import pytest
 from sqlalchemy import UniqueConstraint, select, text
