@@ -1,7 +1,7 @@
 """Changes of tables that are in use: for a step to call where Alembic's own would hold up callers.
 
-Each is made outside a transaction, where a step that is killed stays half done: it can be run again,
-so a step that calls one does nothing else.
+Each is made outside a transaction, where a step that is killed stays half done: it can be run
+again, so a step that calls one does nothing else.
 """
 
 from __future__ import annotations

@@ -97,6 +97,8 @@ async def test_a_build_holds_up_nobody_while_it_waits(
 async def test_a_build_does_not_wait_for_a_migrator_that_waits_for_it(
     database_url: str, reader: asyncpg.Connection, admin: asyncpg.Connection, tmp_path: Path
 ) -> None:
+    """It waits first for those who write, and then for all who have come meanwhile."""
+    await reader.execute("ROLLBACK; BEGIN; UPDATE users SET full_name = 'Ada'")
     later = Later(tmp_path, INDEX)
     building = await later.start(database_url, "up")
     await until(lambda: admin.fetchval(BUILDING))
