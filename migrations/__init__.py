@@ -6,7 +6,9 @@ These functions run Alembic, which is synchronous: call them outside an event lo
 from __future__ import annotations
 
 import io
+import random
 import re
+import time
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -16,15 +18,21 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from storage.errors import Contention, LockTimeout, translate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 # Any fixed number: every migrator of every Byline takes the same advisory lock.
 MIGRATION_LOCK = 0x42594C494E45
 # Seconds that a step waits for a table. Those who use the table wait behind the step meanwhile.
-LOCK_TIMEOUT = 5.0
+LOCK_TIMEOUT = 1.0
+# A statement of a server's has a table for half a minute at most: so often a step is tried, and so
+# many seconds, more or less, are between two tries for those who waited behind it.
+LOCK_ATTEMPTS = 20
+LOCK_PAUSE = 1.0
 
 
 class MigrationError(Exception):
@@ -32,10 +40,15 @@ class MigrationError(Exception):
 
 
 class State(StrEnum):
-    """Where a database stands against the schema that this code expects."""
+    """Where a database stands against the schema that this code expects.
+
+    One that is at the next step this code still serves: each step leaves what the code before it
+    needs. Further ahead, what it needs may be gone.
+    """
 
     CURRENT = "current"
     BEHIND = "behind"
+    NEXT = "next"
     AHEAD = "ahead"
 
 
@@ -56,15 +69,24 @@ class Status(NamedTuple):
 
 
 def up(url: str, revision: str = "head") -> None:
-    """Brings the schema up to a revision; a database that is there already is left alone."""
-    with _explained():
-        command.upgrade(_config(url), revision)
+    """Brings the schema up to a revision; a database that is there already is left alone.
+
+    A step that finds a table in use lets its users pass, and is tried again.
+
+    Raises:
+        MigrationError: when a step fails, or found a table in use each time. The steps before it
+            are done.
+    """
+    _change(command.upgrade, url, revision)
 
 
 def down(url: str, revision: str = "-1") -> None:
-    """Takes the schema back to a revision: `-1` is one step, `base` is all of them."""
-    with _explained():
-        command.downgrade(_config(url), revision)
+    """Takes the schema back to a revision: `-1` is one step, `base` is all of them.
+
+    Raises:
+        MigrationError: as `up` does.
+    """
+    _change(command.downgrade, url, revision)
 
 
 def sql(url: str, revisions: str = "head") -> str:
@@ -82,13 +104,14 @@ def sql(url: str, revisions: str = "head") -> str:
 
 def status(url: str) -> Status:
     """Returns where the database's schema stands."""
-    config = _config(url)
-    script = ScriptDirectory.from_config(config)
+    script = ScriptDirectory.from_config(_config(url))
     head = script.get_current_head() or "base"
-    current = _current_revision(config)
+    with _explained():
+        current = _current_revision(url)
     known = {revision.revision for revision in script.walk_revisions()}
     if current is not None and current not in known:
-        return Status(State.AHEAD, current, head, ())
+        state = State.NEXT if current == _following(head) else State.AHEAD
+        return Status(state, current, head, ())
     pending = tuple(
         (revision.revision, revision.doc)
         for revision in reversed(list(script.iterate_revisions(head, current)))
@@ -102,6 +125,40 @@ def check(url: str) -> None:
         command.check(_config(url))
 
 
+def _change(change: Callable[[Config, str], None], url: str, revision: str) -> None:
+    """Runs a change of the schema, again while somebody is in its way."""
+    target = None
+    with _explained():
+        for attempt in range(1, LOCK_ATTEMPTS + 1):
+            try:
+                target = target or _absolute(url, revision)
+                return change(_config(url), target)
+            except DBAPIError as error:
+                in_the_way = isinstance(translate(error), (LockTimeout, Contention))
+                if attempt == LOCK_ATTEMPTS or not in_the_way:
+                    raise
+            time.sleep(LOCK_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+    return None
+
+
+def _absolute(url: str, revision: str) -> str:
+    """Names the revision that `-1` means, which means another one once a step is done."""
+    if not re.fullmatch(r"[+-]\d+", revision):
+        return revision
+    script = ScriptDirectory.from_config(_config(url))
+    history = ["base", *(each.revision for each in reversed(list(script.walk_revisions())))]
+    current = _current_revision(url) or "base"
+    place = history.index(current) + int(revision) if current in history else -1
+    if not 0 <= place < len(history):
+        raise MigrationError(f"there is no {revision} from {current}")
+    return history[place]
+
+
+def _following(revision: str) -> str:
+    """Names the revision after one: they are numbered."""
+    return f"{int(revision) + 1:04}"
+
+
 def _config(url: str, output: io.StringIO | None = None) -> Config:
     config = Config(output_buffer=output, stdout=output or io.StringIO())
     config.set_main_option("script_location", str(Path(__file__).parent))
@@ -110,12 +167,12 @@ def _config(url: str, output: io.StringIO | None = None) -> Config:
     return config
 
 
-def _current_revision(config: Config) -> str | None:
+def _current_revision(url: str) -> str | None:
     """Asks the database through env.py, which knows how to connect."""
     found: list[str | None] = []
+    config = _config(url)
     config.attributes["report_revision"] = found.append
-    with _explained():
-        command.current(config)
+    command.current(config)
     return found[0] if found else None
 
 

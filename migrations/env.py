@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from alembic import context
@@ -17,10 +18,19 @@ from storage.models import Base
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+# Seconds between two looks at whether the migrator before is done.
+TURN_POLL = 0.2
 
-def lock_timeout() -> str:
-    """Says how long a step waits for a table before it gives up and leaves it as it was."""
-    return f"SET lock_timeout = '{context.config.attributes['lock_timeout']}s'"
+
+def session_settings() -> tuple[str, ...]:
+    """Says how long a step waits for a table before it gives up, and for what else it does not."""
+    return (
+        f"SET lock_timeout = '{context.config.attributes['lock_timeout']}s'",
+        # A role's own limit is meant for callers: with it, a long step would never be done.
+        "SET statement_timeout = 0",
+        # What a migrator holds whose machine is gone, others wait for no longer than this.
+        "SET idle_in_transaction_session_timeout = '60s'",
+    )
 
 
 def run_offline() -> None:
@@ -32,7 +42,8 @@ def run_offline() -> None:
         transaction_per_migration=True,
     )
     with context.begin_transaction():
-        context.execute(lock_timeout())
+        for setting in session_settings():
+            context.execute(setting)
         context.run_migrations()
 
 
@@ -40,13 +51,12 @@ def run_online(connection: Connection) -> None:
     """Runs the migrations while holding the lock that keeps other migrators waiting."""
     attributes = context.config.attributes
     if "report_revision" in attributes:
+        set_up(connection)
         context.configure(connection=connection)
         attributes["report_revision"](context.get_context().get_current_revision())
         return
-    # Taken before lock_timeout is set: the other migrator may be at work for long.
-    connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
-    connection.execute(text(lock_timeout()))
-    connection.commit()
+    take_turn(connection)
+    set_up(connection)
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
@@ -55,6 +65,27 @@ def run_online(connection: Connection) -> None:
     )
     with context.begin_transaction():
         context.run_migrations()
+
+
+def set_up(connection: Connection) -> None:
+    """Makes the settings hold on the connection."""
+    for setting in session_settings():
+        connection.execute(text(setting))
+    connection.commit()
+
+
+def take_turn(connection: Connection) -> None:
+    """Waits until no other migrator is at work, however long that takes.
+
+    It asks again and again: one that waited within a statement would have an index that the other
+    builds concurrently wait for it in turn.
+    """
+    connection.execute(text("SET application_name = 'byline-migrate'"))
+    taken = text("SELECT pg_try_advisory_lock(:key)")
+    while not connection.scalar(taken, {"key": MIGRATION_LOCK}):
+        connection.commit()
+        time.sleep(TURN_POLL)
+    connection.commit()
 
 
 async def connect_and_run() -> None:

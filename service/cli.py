@@ -112,12 +112,15 @@ def _migrate(settings: Settings, action: str, revision: str | None = None) -> No
         return
     with _database(settings, share=True) as where:
         status = migrations.status(where.url)
-        if action != "status" and status.state is migrations.State.AHEAD:
-            raise CommandFailed(_described(status))
-        if action == "up":
-            migrations.up(where.url, revision or "head")
-        elif action == "down":
-            migrations.down(where.url, revision or "-1")
+        match action, status.state:
+            case ("status", _) | ("up", migrations.State.NEXT):
+                pass
+            case (_, migrations.State.NEXT | migrations.State.AHEAD):
+                raise CommandFailed(_described(status))
+            case ("up", _):
+                migrations.up(where.url, revision or "head")
+            case _:
+                migrations.down(where.url, revision or "-1")
         status = migrations.status(where.url)
     print(f"{where.shown}\nschema {status.current or 'empty'}: {_described(status)}")
     for name, title in status.pending:
@@ -195,19 +198,23 @@ def _database(settings: Settings, *, share: bool) -> Iterator[Where]:
 
 
 def _ensure_schema(settings: Settings, where: Where) -> str:
-    """Returns the schema's revision, once it is the one this code expects.
+    """Says which revision the schema is at, once this code can serve it.
 
     Raises:
-        CommandFailed: when it is not, and may not be brought there.
+        CommandFailed: when it cannot, and may not bring the schema to where it can.
     """
     status = migrations.status(where.url)
     may_migrate = settings.migrate or settings.database_url is None
     if may_migrate and status.state is migrations.State.BEHIND:
         migrations.up(where.url)
         status = migrations.status(where.url)
-    if status.state is not migrations.State.CURRENT:
-        raise CommandFailed(_described(status))
-    return status.head
+    match status.state:
+        case migrations.State.CURRENT:
+            return status.head
+        case migrations.State.NEXT:
+            return f"{status.current}, one step ahead of {status.head}"
+        case _:
+            raise CommandFailed(_described(status))
 
 
 def _described(status: migrations.Status) -> str:
@@ -219,6 +226,12 @@ def _described(status: migrations.Status) -> str:
             return (
                 f"the schema is behind ({status.current or 'empty'}, this Byline expects "
                 f"{status.head}); run `byline migrate up`, or serve with --migrate"
+            )
+        case migrations.State.NEXT:
+            return (
+                f"the schema is one step ahead ({status.current}, this Byline expects "
+                f"{status.head}), and served as it is; the Byline that made it takes it back with "
+                f"`byline migrate down {status.head}`"
             )
         case migrations.State.AHEAD:
             return (

@@ -3,6 +3,7 @@
 Driver errors are told apart by SQLSTATE and constraint name, never by message text.
 """
 
+from asyncpg import InvalidCachedStatementError
 from sqlalchemy.exc import DBAPIError
 
 # The unique keys by constraint name: which resource and which of its fields a caller knows them by.
@@ -140,7 +141,7 @@ class HasCredits(StorageError):
 
 
 class Contention(StorageError):
-    """A serialization failure, a deadlock or a lost race: another try may succeed."""
+    """A serialization failure, a deadlock, a lost race or a new schema: another try may succeed."""
 
 
 class PoolTimeout(StorageError):
@@ -216,6 +217,10 @@ def translate(error: DBAPIError) -> StorageError:
     """
     if error.connection_invalidated:
         return DatabaseDown("the connection was lost")
+    if error.orig and isinstance(error.orig.__cause__, InvalidCachedStatementError):
+        # A migration changed a type that the statement returns. SQLAlchemy, which keeps the driver
+        # error of all others, has every connection prepare its statements anew.
+        return Contention("the schema changed since the statement was prepared")
     driver_error = getattr(error.orig, "driver_exception", None)
     sqlstate = getattr(driver_error, "sqlstate", None)
     constraint = getattr(driver_error, "constraint_name", None) or ""

@@ -19,6 +19,11 @@ BYLINES = """
     WHERE datname = current_database() AND application_name = 'byline'
 """
 
+MIGRATORS = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'byline-migrate'
+"""
+
 # Takes all credits away, past the trigger that keeps the ledger. One statement.
 EMPTY_LEDGER = """
     DO $$ BEGIN
@@ -118,3 +123,9 @@ async def until_gone(url: str) -> None:
             return not await connection.fetchval(BYLINES)
 
         await until(holds)
+
+
+async def migrators_of(connection: asyncpg.Connection) -> int:
+    """How many migrators are connected to the database, at work or waiting for their turn."""
+    found: int = await connection.fetchval(MIGRATORS)
+    return found

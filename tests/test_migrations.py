@@ -14,7 +14,7 @@ from migrations import MIGRATION_LOCK, MigrationError, State
 from storage.database import Database
 from tests import factories
 from tests.processes import until
-from tests.sessions import connected, execute, fetch
+from tests.sessions import connected, execute, fetch, migrators_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,11 +25,6 @@ run = asyncio.to_thread
 TABLES = """
     SELECT coalesce(string_agg(tablename, ' ' ORDER BY tablename), '')
     FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'
-"""
-
-WAITING = """
-    SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
-    WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted
 """
 
 
@@ -145,15 +140,45 @@ async def test_an_empty_database_is_behind_by_all_revisions(empty_url: str) -> N
     assert status.pending[-1][0] == status.head
 
 
-async def test_a_revision_that_the_code_does_not_know_is_ahead(database_url: str) -> None:
-    await run(execute, database_url, "UPDATE alembic_version SET version_num = 'later'")
+@pytest.mark.parametrize(
+    ("steps", "state"), [(1, State.NEXT), (2, State.AHEAD)], ids=["one step", "two steps"]
+)
+async def test_how_far_ahead_a_database_is_the_number_of_its_revision_tells(
+    database_url: str, steps: int, state: State
+) -> None:
+    head = (await run(migrations.status, database_url)).head
+    later = f"{int(head) + steps:04}"
+    async with connected(database_url) as other:
+        await other.execute("UPDATE alembic_version SET version_num = $1", later)
     status = await run(migrations.status, database_url)
-    assert (status.state, status.current, status.pending) == (State.AHEAD, "later", ())
+    assert (status.state, status.current, status.pending) == (state, later, ())
+
+
+async def test_revisions_are_numbered_one_by_one(empty_url: str) -> None:
+    pending = (await run(migrations.status, empty_url)).pending
+    assert [name for name, _ in pending] == [f"{n:04}" for n in range(1, len(pending) + 1)]
 
 
 async def test_the_sql_that_is_printed_makes_the_same_schema(empty_url: str) -> None:
     await run(execute, empty_url, await run(migrations.sql, empty_url))
     await run(migrations.check, empty_url)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+async def test_steps_down_are_counted_from_where_the_schema_stands(
+    database_url: str, steps: int
+) -> None:
+    head = (await run(migrations.status, database_url)).head
+    await run(migrations.down, database_url, f"-{steps}")
+    status = await run(migrations.status, database_url)
+    assert len(status.pending) == steps
+    await run(migrations.up, database_url, f"+{steps}")
+    assert (await run(migrations.status, database_url)).current == head
+
+
+async def test_more_steps_than_there_are_are_refused(database_url: str) -> None:
+    with pytest.raises(MigrationError, match="there is no -99"):
+        await run(migrations.down, database_url, "-99")
 
 
 async def test_a_migrator_waits_for_the_one_before_it(empty_url: str) -> None:
@@ -167,8 +192,7 @@ async def test_a_migrator_waits_for_the_one_before_it(empty_url: str) -> None:
         ]
 
         async def both_wait() -> bool:
-            waiting: int = await other.fetchval(WAITING)
-            return waiting == len(migrators)
+            return await migrators_of(other) == len(migrators)
 
         await until(both_wait)
         assert await tables(empty_url) == ""
@@ -182,6 +206,8 @@ async def test_a_locked_table_ends_the_migration_and_leaves_the_schema(
     database_url: str, change: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrations, "LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr(migrations, "LOCK_PAUSE", 0)
+    monkeypatch.setattr(migrations, "LOCK_ATTEMPTS", 2)
     if change is migrations.up:
         await run(migrations.down, database_url)
     before = await run(migrations.status, database_url)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
-from sqlalchemy import UniqueConstraint, text
+from sqlalchemy import UniqueConstraint, select, text
 
 from storage import errors
+from storage.database import Database
 from storage.errors import (
     UNIQUE_KEYS,
     AlreadyExists,
@@ -22,10 +22,9 @@ from storage.errors import (
     Unexpected,
     of_sqlstate,
 )
-from storage.models import Base
-
-if TYPE_CHECKING:
-    from storage.database import Database
+from storage.models import Base, User
+from tests import factories
+from tests.sessions import connected
 
 MEANINGS = {
     # What callers may do differently, or try again.
@@ -160,6 +159,24 @@ async def test_a_unique_violation_is_translated_by_the_constraint(
         with pytest.raises(AlreadyExists) as refused:
             await read.execute(text(RAISE.format("23505", name)))
     assert (refused.value.resource, refused.value.field) == key
+
+
+async def test_a_statement_prepared_for_another_schema_is_one_to_try_again(
+    database_url: str,
+) -> None:
+    db = Database(database_url)
+    await factories.add_user(db, full_name="Ada")
+    names = select(User.full_name)
+    async with db.read() as one, db.read() as other:
+        for read in (one, other):
+            await read.execute(names)
+        async with connected(database_url) as admin:
+            await admin.execute("ALTER TABLE users ALTER full_name TYPE text")
+        with pytest.raises(Contention):
+            await one.execute(names)
+        for read in (one, other):
+            assert (await read.execute(names)).scalar_one() == "Ada"
+    await db.close()
 
 
 async def test_a_value_that_the_driver_cannot_send_is_an_unexpected_error(db: Database) -> None:
