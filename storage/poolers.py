@@ -34,7 +34,7 @@ REFUSALS = {"08P01", "0A000"}
 PASSED_ON = {"application_name", "timezone"}
 
 
-class PooledConnection(Connection):  # type: ignore[type-arg] # only the stubs take one
+class PooledConnection(Connection):
     """A connection to a pooler. Those who use it need not know."""
 
     # What a transaction is told as it begins, in SQL.

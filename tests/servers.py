@@ -42,17 +42,17 @@ KINDS = {
 # Where `poe postgresql-16` puts its wheel, which holds an archive.
 DOWNLOADED = Path(__file__).parent.parent / ".servers"
 # A pooler listens beside its server, so that the URL of the one is easily made that of the other.
-DIRECT, POOLED = "port=5432", "port=6432"
+PORT, POOLER_PORT = 5432, 6432
 # Connections that the pooler opens: fewer than a pool of Byline's asks it for.
 LENT = 3
 PGBOUNCER = """
 [databases]
-* = host={sockets} port=5432
+* = host={sockets} port={server_port}
 [pgbouncer]
 pool_mode = transaction
 default_pool_size = {lent}
 max_client_conn = 400
-listen_port = 6432
+listen_port = {port}
 unix_socket_dir = {sockets}
 auth_type = trust
 auth_file = {files}/users
@@ -93,13 +93,14 @@ def running(kind: str, folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def pooled(url: str, folder: Path, more: str = "") -> Iterator[str]:
+def pooled(url: str, folder: Path, more: str = "", *, port: int = POOLER_PORT) -> Iterator[str]:
     """Runs PgBouncer, in transaction mode, before a server and yields the URL by which it is reached.
 
     Args:
         url: the server's.
         folder: for the files of PgBouncer.
         more: lines of its configuration.
+        port: its own.
     """
     program = _programs("pgbouncer") / "pgbouncer"
     sockets = url.partition("host=")[2].partition("&")[0]
@@ -108,17 +109,19 @@ def pooled(url: str, folder: Path, more: str = "") -> Iterator[str]:
     (files / "users").write_text('"byline" ""\n')
     configuration = files / "pgbouncer.ini"
     configuration.write_text(
-        PGBOUNCER.format(sockets=sockets, lent=LENT, files=files, more=more)
+        PGBOUNCER.format(
+            sockets=sockets, server_port=PORT, port=port, lent=LENT, files=files, more=more
+        )
     )
     _give(files)
-    listening = Path(sockets) / ".s.PGSQL.6432"
+    listening = Path(sockets) / f".s.PGSQL.{port}"
     with _process([program, configuration], files / "log", listening.exists):
-        yield url.replace(DIRECT, POOLED)
+        yield url.replace(f"port={PORT}", f"port={port}")
 
 
 def past_the_pooler(url: str) -> str:
     """Returns the URL of the server behind a pooler, or the same one where there is no pooler."""
-    return url.replace(POOLED, DIRECT)
+    return url.replace(f"port={POOLER_PORT}", f"port={PORT}")
 
 
 @contextmanager
@@ -143,8 +146,8 @@ def _postgresql(programs: Path, folder: Path) -> Iterator[str]:
     server = [programs / "postgres", "-D", data, *options]
     ready = lambda: status.exists() and "ready" in status.read_text()  # noqa: E731 - one line
     with _process(server, folder / "log", ready):
-        asyncio.run(_make_role(f"postgresql://postgres@/postgres?host={data}&{DIRECT}"))
-        yield f"postgresql+asyncpg://byline@/byline?host={data}&{DIRECT}"
+        asyncio.run(_make_role(f"postgresql://postgres@/postgres?host={data}&port={PORT}"))
+        yield f"postgresql+asyncpg://byline@/byline?host={data}&port={PORT}"
 
 
 async def _make_role(url: str) -> None:
