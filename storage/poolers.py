@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import ConnectionPoolEntry
 
-# PostgreSQL takes any setting with a dot. Poolers may be told to ignore those that clients are known
-# to send, which is no use to a client that relies on them: this one nobody tells them to.
+# PostgreSQL takes any setting with a dot. Poolers are often told to ignore settings that clients
+# send, which is no use to a client that relies on them: of this one they have not been told.
 TELLTALE = "byline.direct"
 # What PgBouncer answers to a setting that it does not know (protocol_violation), and what others do
 # (feature_not_supported).
@@ -42,11 +42,11 @@ class PooledConnection(Connection):
     # Seconds that a statement outside of transactions may take.
     patience: float | None = None
 
-    async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:
+    async def execute(self, query: str, *args: object, **options: Any) -> str:  # noqa: ANN401 - so too
         """Runs what needs no parameters; what begins a transaction takes the settings along."""
         if query.startswith("BEGIN"):
             query += self.told
-        return await super().execute(query, *args, timeout=timeout)
+        return await super().execute(query, *args, **options)
 
     async def prepare(self, query: str, **options: Any) -> Any:  # noqa: ANN401 - as the driver has it
         """Has a statement described. Without a name, it is sent again whenever it is run."""

@@ -94,7 +94,7 @@ def running(kind: str, folder: Path) -> Iterator[str]:
 
 @contextmanager
 def pooled(url: str, folder: Path, more: str = "", *, port: int = POOLER_PORT) -> Iterator[str]:
-    """Runs PgBouncer, in transaction mode, before a server and yields the URL by which it is reached.
+    """Runs PgBouncer, in transaction mode, before a server, and yields the URL to reach it by.
 
     Args:
         url: the server's.

@@ -24,6 +24,7 @@ from tests.clients import refusal_of
 from tests.ledgers import balances, outcome_of
 from tests.paging import listed
 from tests.processes import until
+from tests.roundtrips import counted
 from tests.sessions import BYLINES, EMPTY_LEDGER, connected, end_connections, locked_user
 from tests.statements import run
 
@@ -370,6 +371,28 @@ async def test_statements_stay_prepared_where_no_pooler_is(opened: Open, kind: s
     async with db.engine.connect() as connection:
         pooled = poolers.is_pooled(await connection.get_raw_connection())
     assert (pooled, kept == 0) == ((True, True) if kind == "pgbouncer" else (False, False))
+
+
+async def test_a_read_is_one_round_trip_and_a_transaction_has_two_more(
+    url: str, tmp_path: Path
+) -> None:
+    async with counted(url, tmp_path) as count:
+        db = Database(count.url, PoolConfig(size=1, overflow=0))
+
+        async def read() -> None:
+            async with db.read() as session:
+                await users.count(session, users.Filter())
+
+        async def write() -> None:
+            async with db.transaction() as tx:
+                await users.count(tx, users.Filter())
+
+        # What a connection's first statements cost is another matter.
+        for call, round_trips in ((read, None), (read, 1), (write, 3)):
+            before = count.round_trips
+            await call()
+            assert round_trips in (None, count.round_trips - before)
+        await db.close()
 
 
 @pytest.fixture(scope="module")
