@@ -432,3 +432,16 @@ async def test_a_pooler_that_was_told_to_ignore_settings_is_seen_all_the_same(
         db = Database(url, PoolConfig(statement_timeout=1.5))
         assert await setting_of(db, "statement_timeout", "transaction") == "1500ms"
         await db.close()
+
+
+@pytest.mark.parametrize(
+    ("required", "outcome"),
+    [("", pytest.skip.Exception), ("pgbouncer,postgresql-0", pytest.fail.Exception)],
+)
+def test_a_server_that_is_missing_is_skipped_unless_it_is_required(
+    monkeypatch: pytest.MonkeyPatch, required: str, outcome: type[BaseException]
+) -> None:
+    monkeypatch.setitem(servers.KINDS, "postgresql-0", "wait for it")
+    monkeypatch.setenv("BYLINE_TEST_REQUIRE", required)
+    with pytest.raises(outcome, match="no postgresql-0 on this machine: wait for it"):
+        servers.require("postgresql-0")
