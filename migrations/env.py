@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from alembic import context
@@ -13,24 +13,28 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from migrations import MIGRATION_LOCK
+from storage import poolers
 from storage.models import Base
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from sqlalchemy import Connection
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 # Seconds between two looks at whether the migrator before is done.
 TURN_POLL = 0.2
 
 
-def session_settings() -> tuple[str, ...]:
+def settings() -> dict[str, str]:
     """Says how long a step waits for a table before it gives up, and for what else it does not."""
-    return (
-        f"SET lock_timeout = '{context.config.attributes['lock_timeout']}s'",
+    return {
+        "lock_timeout": f"{context.config.attributes['lock_timeout']}s",
         # A role's own limit is meant for callers: with it, a long step would never be done.
-        "SET statement_timeout = 0",
+        "statement_timeout": "0",
         # What a migrator holds whose machine is gone, others wait for no longer than this.
-        "SET idle_in_transaction_session_timeout = '60s'",
-    )
+        "idle_in_transaction_session_timeout": "60s",
+    }
 
 
 def run_offline() -> None:
@@ -42,21 +46,18 @@ def run_offline() -> None:
         transaction_per_migration=True,
     )
     with context.begin_transaction():
-        for setting in session_settings():
-            context.execute(setting)
+        for name, value in settings().items():
+            context.execute(f"SET {name} = '{value}'")
         context.run_migrations()
 
 
 def run_online(connection: Connection) -> None:
-    """Runs the migrations while holding the lock that keeps other migrators waiting."""
+    """Runs the migrations, or says what revision the database is at."""
     attributes = context.config.attributes
     if "report_revision" in attributes:
-        set_up(connection)
         context.configure(connection=connection)
         attributes["report_revision"](context.get_context().get_current_revision())
         return
-    take_turn(connection)
-    set_up(connection)
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
@@ -67,35 +68,47 @@ def run_online(connection: Connection) -> None:
         context.run_migrations()
 
 
-def set_up(connection: Connection) -> None:
-    """Makes the settings hold on the connection."""
-    for setting in session_settings():
-        connection.execute(text(setting))
-    connection.commit()
-
-
-def take_turn(connection: Connection) -> None:
-    """Waits until no other migrator is at work, however long that takes.
-
-    It asks again and again: one that waited within a statement would have an index that the other
-    builds concurrently wait for it in turn.
-    """
-    connection.execute(text("SET application_name = 'byline-migrate'"))
-    taken = text("SELECT pg_try_advisory_lock(:key)")
-    while not connection.scalar(taken, {"key": MIGRATION_LOCK}):
-        connection.commit()
-        time.sleep(TURN_POLL)
-    connection.commit()
-
-
 async def connect_and_run() -> None:
-    """Opens the one connection that the migrations use, and closes it, which drops the lock."""
+    """Opens the one connection that the migrations use, and closes it."""
     engine = create_async_engine(context.config.attributes["url"], poolclass=NullPool)
+    poolers.introduce(engine, {**settings(), "application_name": "byline-migrate"})
     try:
-        async with engine.connect() as connection:
+        async with engine.connect() as connection, turn(engine, connection):
             await connection.run_sync(run_online)
     finally:
         await engine.dispose()
+
+
+@asynccontextmanager
+async def turn(engine: AsyncEngine, connection: AsyncConnection) -> AsyncIterator[None]:
+    """Waits until no other migrator is at work, however long that takes, and keeps others waiting.
+
+    It asks again and again: one that waited within a statement would have an index that the other
+    builds concurrently wait for it in turn. The lock is the connection's, which drops it as it
+    closes. A pooler lends no connection for so long: there it is that of a transaction, in which
+    nothing else is done.
+    """
+    if "report_revision" in context.config.attributes:
+        yield
+        return
+    if not poolers.is_pooled(await connection.get_raw_connection()):
+        await until_taken(connection, "pg_try_advisory_lock")
+        await connection.commit()
+        yield
+        return
+    async with engine.connect() as keeper:
+        await until_taken(keeper, "pg_try_advisory_xact_lock")
+        # The last statement of its transaction: after one that looks at the database, what it saw
+        # would be kept, and an index could not be built concurrently.
+        await keeper.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        yield
+
+
+async def until_taken(connection: AsyncConnection, lock: str) -> None:
+    """Takes the migrators' lock by one of PostgreSQL's functions, as soon as it can be had."""
+    while not await connection.scalar(text(f"SELECT {lock}({MIGRATION_LOCK})")):
+        await connection.rollback()
+        await asyncio.sleep(TURN_POLL)
 
 
 if context.is_offline_mode():

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from alembic import op
 
+from storage import poolers
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -76,7 +78,11 @@ def _outside_a_transaction() -> Iterator[None]:
     """
     context = op.get_context()
     seconds = context.config.attributes["lock_timeout"] if context.config else 0
+    # A pooler's connections are told nothing outside of transactions, so there is no bound to lift.
+    is_told = context.connection is None or not poolers.is_pooled(context.connection.connection)
     with context.autocommit_block():
-        op.execute("SET lock_timeout = 0")
+        if is_told:
+            op.execute("SET lock_timeout = 0")
         yield
-        op.execute(f"SET lock_timeout = '{seconds}s'")
+        if is_told:
+            op.execute(f"SET lock_timeout = '{seconds}s'")

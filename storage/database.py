@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolWaitError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from storage import poolers
 from storage.errors import DatabaseDown, PoolTimeout, StorageError, translate
 
 if TYPE_CHECKING:
@@ -311,7 +312,7 @@ class Database:
 
 
 def _engine(url: str, pool: PoolConfig) -> AsyncEngine:
-    return create_async_engine(
+    engine = create_async_engine(
         url,
         pool_size=pool.size,
         max_overflow=pool.overflow,
@@ -321,11 +322,10 @@ def _engine(url: str, pool: PoolConfig) -> AsyncEngine:
         pool_use_lifo=True,
         # Values stay out of logs and errors: they may be personal, and a password hash is.
         hide_parameters=True,
-        connect_args={
-            "timeout": pool.connect_timeout,
-            "server_settings": _session_settings(pool),
-        },
+        connect_args={"timeout": pool.connect_timeout},
     )
+    poolers.introduce(engine, _session_settings(pool))
+    return engine
 
 
 def _session_settings(pool: PoolConfig) -> dict[str, str]:

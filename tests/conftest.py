@@ -21,8 +21,8 @@ from service.cli import main
 from service.config import Address, Settings
 from service.loop import factory
 from service.server import Server
-from storage import embedded
 from storage.database import Database
+from tests import servers
 from tests.clients import Client
 
 if TYPE_CHECKING:
@@ -34,15 +34,6 @@ if TYPE_CHECKING:
 
 TEMPLATE = "byline_template"
 CLUSTER = pytest.StashKey[str]()
-# Nothing in a throwaway cluster has to outlive the machine's power.
-CLUSTER_SETTINGS = {
-    "fsync": "off",
-    "synchronous_commit": "off",
-    "full_page_writes": "off",
-    "max_connections": "400",
-    # Its workers are a superuser's, whom the role that drops the databases of tests may not end.
-    "autovacuum": "off",
-}
 
 _numbers = itertools.count(1)
 
@@ -55,6 +46,11 @@ class Ended(NamedTuple):
     complaint: str
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Lets the tests run on another server than the embedded one."""
+    parser.addoption("--server", choices=servers.KINDS, default="postgresql-18")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Starts the cluster, once for all parallel workers, and migrates the template."""
     if hasattr(config, "workerinput"):
@@ -64,10 +60,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(stack.close)
     folder = Path(tempfile.mkdtemp(prefix="byline-tests-"))
     stack.callback(shutil.rmtree, folder)
-    endpoint = stack.enter_context(embedded.running(folder, settings=CLUSTER_SETTINGS))
-    config.stash[CLUSTER] = endpoint.url
-    asyncio.run(_administer(endpoint.url, f"CREATE DATABASE {TEMPLATE}"))
-    migrations.up(_named(endpoint.url, TEMPLATE))
+    url = stack.enter_context(servers.running(config.getoption("server"), folder))
+    config.stash[CLUSTER] = url
+    asyncio.run(_administer(url, f"CREATE DATABASE {TEMPLATE}"))
+    migrations.up(_named(servers.past_the_pooler(url), TEMPLATE))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -199,7 +195,7 @@ def _named(url: str, database: str) -> str:
 
 
 async def _administer(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    connection = await asyncpg.connect(servers.past_the_pooler(url).replace("+asyncpg", ""))
     try:
         await connection.execute(statement)
     finally:

@@ -57,7 +57,7 @@ async def add_many_users(db: Database, count: int) -> list[int]:
             text(
                 "INSERT INTO users (email, email_key, username, username_key, password_hash)"
                 " SELECT name || '@x', name || '@x', name, name, ''"
-                " FROM (SELECT 'many' || n AS name FROM generate_series(1, :count) AS n)"
+                " FROM (SELECT 'many' || n AS name FROM generate_series(1, :count) AS n) AS many"
                 " RETURNING id"
             ),
             {"count": count},

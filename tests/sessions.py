@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from tests.processes import until
+from tests.servers import past_the_pooler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,7 +41,7 @@ EMPTY_LEDGER = """
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
     """A connection that is nobody else's."""
-    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    connection = await asyncpg.connect(past_the_pooler(url).replace("+asyncpg", ""))
     try:
         yield connection
     finally:

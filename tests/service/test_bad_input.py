@@ -29,6 +29,7 @@ from storage.keyset import Cursor
 from storage.posts import NewPost
 from tests import factories
 from tests.clients import refusal_of, rpcs
+from tests.servers import past_the_pooler
 from tests.service.bad_requests import (
     INSUFFICIENT,
     MAX_INT64,
@@ -688,7 +689,7 @@ async def world(serve: Serve, shared_url: str, settings: Settings) -> AsyncItera
     password_hash = await passwords.hash(factories.PASSWORD)
     passwords.close()
     db = Database(shared_url)
-    connection = await asyncpg.connect(shared_url.replace("+asyncpg", ""))
+    connection = await asyncpg.connect(past_the_pooler(shared_url).replace("+asyncpg", ""))
     tables = await connection.fetch(
         "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
     )
