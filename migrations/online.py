@@ -79,7 +79,11 @@ def _outside_a_transaction() -> Iterator[None]:
     context = op.get_context()
     seconds = context.config.attributes["lock_timeout"] if context.config else 0
     # A pooler's connections are told nothing outside of transactions, so there is no bound to lift.
-    is_told = context.connection is None or not poolers.is_pooled(context.connection.connection)
+    is_told = (
+        context.as_sql
+        or context.connection is None
+        or not poolers.is_pooled(context.connection.connection)
+    )
     with context.autocommit_block():
         if is_told:
             op.execute("SET lock_timeout = 0")

@@ -125,10 +125,11 @@ async def test_those_who_come_as_a_transaction_ends_share_the_next(
         first = begin(together, transfer(a, b, 1))
         await until_waiting_for_a_lock(shared_url)
         in_line = begin(together, transfer(a, b, 1))
+        on_the_way: list[asyncio.Task[TransferRow]] = []
+        first.add_done_callback(lambda _: on_the_way.append(begin(together, transfer(a, b, 1))))
         await asyncio.sleep(0)
-    await first
-    on_the_way = begin(together, transfer(a, b, 1))
-    await asyncio.gather(in_line, on_the_way)
+    await in_line
+    await asyncio.gather(first, *on_the_way)
     assert await transactions(db, a) == [1, 2]
 
 
