@@ -155,6 +155,32 @@ def start(*command: object, folder: Path, output: Path, log: Path) -> subprocess
         )
 
 
+class Running:
+    """A command at work, which says all that it says in one stream.
+
+    It is not asyncio's: the event loop's fork() runs gRPC's handlers in the child, where they crash
+    now and then.
+
+    Args:
+        command: its parts.
+        folder: where it is started; None for here.
+    """
+
+    def __init__(self, *command: str, folder: Path | None = None) -> None:
+        self._process = subprocess.Popen(  # noqa: S603 - a command of the test's own
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    async def ended(self) -> tuple[int, str]:
+        """Waits for its end, and returns its status and what it said."""
+        said, _ = await asyncio.to_thread(self._process.communicate)
+        return self._process.returncode, said.decode()
+
+    def kill(self) -> None:
+        """Ends it, without a chance to tidy up."""
+        self._process.kill()
+
+
 def working_in(folder: Path) -> set[int]:
     """The processes whose working directory is in a folder: a server's is its data."""
     found = set()

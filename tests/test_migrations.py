@@ -13,7 +13,7 @@ import migrations
 from migrations import MIGRATION_LOCK, MigrationError, State
 from storage.database import Database
 from tests import factories
-from tests.processes import until
+from tests.processes import Running, until
 from tests.sessions import connected, execute, fetch, migrators_of
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ async def test_a_migrator_waits_for_the_one_before_it(empty_url: str) -> None:
     async with connected(empty_url) as other:
         await other.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)
         migrators = [
-            await asyncio.create_subprocess_exec(
+            Running(
                 *(sys.executable, "-m", "service.cli", "migrate", "up", "--database-url", empty_url)
             )
             for _ in range(2)
@@ -197,7 +197,7 @@ async def test_a_migrator_waits_for_the_one_before_it(empty_url: str) -> None:
         await until(both_wait)
         assert await tables(empty_url) == ""
         await other.execute("SELECT pg_advisory_unlock($1)", MIGRATION_LOCK)
-        assert [await migrator.wait() for migrator in migrators] == [0, 0]
+        assert [(await migrator.ended())[0] for migrator in migrators] == [0, 0]
     await run(migrations.check, empty_url)
 
 

@@ -23,7 +23,7 @@ from tests import factories, servers
 from tests.clients import refusal_of
 from tests.ledgers import balances, outcome_of
 from tests.paging import listed
-from tests.processes import until
+from tests.processes import Running, until
 from tests.roundtrips import counted
 from tests.sessions import BYLINES, EMPTY_LEDGER, connected, end_connections, locked_user
 from tests.statements import run
@@ -133,8 +133,8 @@ async def test_the_schema_goes_down_and_up_and_is_what_the_models_describe(url: 
 async def test_migrators_that_meet_take_turns(url: str) -> None:
     await asyncio.to_thread(migrations.down, url, "base")
     command = (sys.executable, "-m", "service.cli", "migrate", "up", "--database-url", url)
-    migrators = [await asyncio.create_subprocess_exec(*command) for _ in range(3)]
-    assert [await migrator.wait() for migrator in migrators] == [0, 0, 0]
+    migrators = [Running(*command) for _ in range(3)]
+    assert [(await migrator.ended())[0] for migrator in migrators] == [0, 0, 0]
     await asyncio.to_thread(migrations.check, url)
     async with connected(url) as admin:
         assert await admin.fetchval(HELD) == 0

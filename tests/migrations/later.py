@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import migrations
+from tests.processes import Running
 
 HERE = Path(migrations.__file__).parent
 REVISIONS = sorted(path.name[:4] for path in HERE.glob("versions/*.py"))
@@ -77,17 +77,9 @@ class Later:
 
     async def migrate(self, url: str, *arguments: str) -> Ended:
         """Runs its `byline migrate` to the end."""
-        process = await self.start(url, *arguments)
-        said, _ = await process.communicate()
-        return Ended(process.returncode, said.decode())
+        return Ended(*await self.start(url, *arguments).ended())
 
-    async def start(
-        self, url: str, *arguments: str, module: str = "service.cli"
-    ) -> asyncio.subprocess.Process:
+    def start(self, url: str, *arguments: str, module: str = "service.cli") -> Running:
         """Starts its `byline migrate`."""
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", module, "migrate", *arguments, "--database-url", url),
-            cwd=self.folder,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
+        command = (sys.executable, "-m", module, "migrate", *arguments, "--database-url", url)
+        return Running(*command, folder=self.folder)

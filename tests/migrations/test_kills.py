@@ -36,12 +36,12 @@ async def test_the_next_completes_what_one_leaves_that_is_killed(
     later = Later(tmp_path, INDEX)
     survived = None
     for moment in moments:
-        process = await later.start(empty_url, "up", str(moment), module=KILLED)
-        said, _ = await process.communicate()
-        if process.returncode == 0:
+        killed = later.start(empty_url, "up", str(moment), module=KILLED)
+        status, said = await killed.ended()
+        if status == 0:
             survived = moment
             break
-        assert process.returncode == -signal.SIGKILL, said
+        assert status == -signal.SIGKILL, said
         ended = await later.migrate(empty_url, "up")
         assert ended.status == 0, ended.said
         async with connected(empty_url) as admin:

@@ -83,14 +83,13 @@ async def test_the_sql_that_is_printed_builds_it_again_too(
 async def test_a_build_holds_up_nobody_while_it_waits(
     database_url: str, reader: asyncpg.Connection, admin: asyncpg.Connection, tmp_path: Path
 ) -> None:
-    building = await Later(tmp_path, INDEX).start(database_url, "up")
+    building = Later(tmp_path, INDEX).start(database_url, "up")
     await until(lambda: admin.fetchval(BUILDING))
     await admin.execute("SET lock_timeout = '1s'")
     await admin.execute("UPDATE users SET full_name = 'Ada' WHERE id = (SELECT min(id) FROM users)")
     assert await admin.fetchval(IS_WHOLE) is False
     await reader.execute("ROLLBACK")
-    await building.communicate()
-    assert building.returncode == 0
+    assert (await building.ended())[0] == 0
     assert await admin.fetchval(IS_WHOLE) is True
 
 
@@ -100,17 +99,17 @@ async def test_a_build_does_not_wait_for_a_migrator_that_waits_for_it(
     """It waits first for those who write, and then for all who have come meanwhile."""
     await reader.execute("ROLLBACK; BEGIN; UPDATE users SET full_name = 'Ada'")
     later = Later(tmp_path, INDEX)
-    building = await later.start(database_url, "up")
+    building = later.start(database_url, "up")
     await until(lambda: admin.fetchval(BUILDING))
-    waiting = await later.start(database_url, "up")
+    waiting = later.start(database_url, "up")
 
     async def both_are_there() -> bool:
         return await migrators_of(admin) > 1
 
     await until(both_are_there)
     await reader.execute("ROLLBACK")
-    said = [(await each.communicate())[0] for each in (building, waiting)]
-    assert (building.returncode, waiting.returncode) == (0, 0), said
+    ends = [await each.ended() for each in (building, waiting)]
+    assert [status for status, _ in ends] == [0, 0], ends
     assert await admin.fetchval(IS_WHOLE) is True
 
 
@@ -118,10 +117,10 @@ async def test_a_build_whose_migrator_is_killed_is_completed_by_the_next(
     database_url: str, reader: asyncpg.Connection, admin: asyncpg.Connection, tmp_path: Path
 ) -> None:
     later = Later(tmp_path, INDEX)
-    building = await later.start(database_url, "up")
+    building = later.start(database_url, "up")
     await until(lambda: admin.fetchval(BUILDING))
     building.kill()
-    await building.wait()
+    await building.ended()
     # Its server goes on without it: the next has to wait for that one.
     following = asyncio.create_task(later.migrate(database_url, "up"))
 
@@ -138,11 +137,10 @@ async def test_half_an_index_is_built_again(
     database_url: str, reader: asyncpg.Connection, admin: asyncpg.Connection, tmp_path: Path
 ) -> None:
     later = Later(tmp_path, INDEX)
-    building = await later.start(database_url, "up")
+    building = later.start(database_url, "up")
     await until(lambda: admin.fetchval(BUILDING))
     await admin.execute(END_BUILD)
-    await building.communicate()
-    assert building.returncode == 1
+    assert (await building.ended())[0] == 1
     assert await admin.fetchval(IS_WHOLE) is False
     await reader.execute("ROLLBACK")
     assert (await later.migrate(database_url, "up")).status == 0
