@@ -25,8 +25,6 @@ from storage.errors import Contention, LockTimeout, translate
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# Any fixed number: every migrator of every Byline takes the same advisory lock.
-MIGRATION_LOCK = 0x42594C494E45
 # Seconds that a step waits for a table. Those who use the table wait behind the step meanwhile.
 LOCK_TIMEOUT = 1.0
 # A statement of a server's has a table for half a minute at most: so often a step is tried, and so

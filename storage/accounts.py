@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, select, update
 
-from storage.dialects import is_one_of_given, present_moment, rows_given
+from storage.dialects.rows import given, rows_given
+from storage.dialects.sql import is_one_of_given, present_moment
 from storage.models import CreditAccount, User
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ _LOCK = (
     .with_for_update(of=CreditAccount, key_share=True)
 )
 
-CHANGES = rows_given("changes", user_id=BigInteger, available=BigInteger, held=BigInteger)
+CHANGES = rows_given("changes", user_id=BigInteger(), available=BigInteger(), held=BigInteger())
 # Differences and not sums: were a lock ever forgotten, no credits would come of it.
 CHANGE_BALANCES = (
     update(CreditAccount)
@@ -76,11 +77,13 @@ async def lock(tx: Transaction, user_ids: Iterable[int]) -> dict[int, Account]:
     }
 
 
-def changes_of(changed: Iterable[Account]) -> dict[str, list[int]]:
+def changes_of(tx: Transaction, changed: Iterable[Account]) -> dict[str, Any]:
     """Returns the parameters of `CHANGE_BALANCES`."""
     accounts = [each for each in changed if each.more_available or each.more_held]
-    return {
-        "changes_user_id": [each.user_id for each in accounts],
-        "changes_available": [each.more_available for each in accounts],
-        "changes_held": [each.more_held for each in accounts],
-    }
+    return given(
+        tx,
+        CHANGES,
+        user_id=[each.user_id for each in accounts],
+        available=[each.more_available for each in accounts],
+        held=[each.more_held for each in accounts],
+    )

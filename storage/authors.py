@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence  # noqa: TC003 - NamedTuple keeps 
 from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import func, select, true
+from sqlalchemy import case, func, select
 
 from storage import keyset, posts
-from storage.dialects import is_one_of, is_walked_from, row_limit
+from storage.dialects.sql import first_of_each, is_one_of
 from storage.errors import NotFound
 from storage.models import Post, User, UserPostCount
 
@@ -71,7 +71,7 @@ async def statistics(read: Session, user_id: int) -> Statistics:
     statement = (
         select(
             func.count(Post.id),
-            func.count(Post.id).filter(Post.published),
+            func.count(case((Post.published, Post.id))),
             func.min(Post.created_at),
             func.max(Post.created_at),
         )
@@ -95,19 +95,14 @@ async def recent(read: Session, user_ids: Sequence[int]) -> Recent:
         is_one_of(UserPostCount.user_id, user_ids)
     )
     counts = {row.user_id: row.post_count for row in await read.execute(counting)}
-    newest = (
-        select(*posts.COLUMNS)
-        .where(is_walked_from(Post.author_id, User.id))
-        .order_by(Post.author_id.desc(), Post.created_at.desc(), Post.id.desc())
-        .limit(row_limit(NEWEST))
-        .lateral()
-    )
-    statement = (
-        select(*newest.c)
-        .select_from(User)
-        .join(newest, true())
-        .where(is_one_of(User.id, user_ids))
-        .order_by(newest.c.created_at.desc(), newest.c.id.desc())
+    statement = first_of_each(
+        read.dialect,
+        posts.COLUMNS,
+        Post.author_id,
+        User.id,
+        user_ids,
+        (Post.created_at, Post.id),
+        NEWEST,
     )
     written: dict[int, list[posts.PostRow]] = {}
     for row in await read.execute(statement):

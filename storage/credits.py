@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta  # noqa: TC003 - NamedTuple keeps the annotations
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
     Interval,
-    Select,
     String,
     bindparam,
     func,
@@ -17,7 +17,8 @@ from sqlalchemy import (
 )
 
 from storage import accounts, holds
-from storage.dialects import present_moment, rows_given, together
+from storage.dialects.rows import Together, given, rows_given
+from storage.dialects.sql import moment_in, present_moment
 from storage.errors import (
     InactiveUser,
     InsufficientCredits,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from storage.accounts import Account
     from storage.database import Session, Transaction
+    from storage.dialects.rows import Changes, Source
 
 
 class Balance(NamedTuple):
@@ -97,19 +99,20 @@ _BALANCE = (
 
 _NEW = rows_given(
     "new",
-    kind=String,
-    from_user_id=BigInteger,
-    to_user_id=BigInteger,
-    amount=BigInteger,
-    memo=String,
-    lifetime=Interval,
+    kind=String(),
+    from_user_id=BigInteger(),
+    to_user_id=BigInteger(),
+    amount=BigInteger(),
+    memo=String(),
+    lifetime=Interval(),
 )
 
 
-def _make(*, hold: bool) -> Select[*tuple[Any, ...]]:
-    """Writes transfers down and changes the balances, in one statement.
+def _make(source: Source, *, hold: bool) -> Changes:
+    """Writes transfers down and changes the balances.
 
     Args:
+        source: names what a change returns.
         hold: whether there are holds among the transfers.
     """
     entry = {
@@ -118,19 +121,19 @@ def _make(*, hold: bool) -> Select[*tuple[Any, ...]]:
         LedgerEntry.to_user_id: _NEW.c.to_user_id,
         LedgerEntry.amount: _NEW.c.amount,
         LedgerEntry.memo: _NEW.c.memo,
-        LedgerEntry.expires_at: present_moment() + _NEW.c.lifetime,
+        LedgerEntry.expires_at: moment_in(_NEW.c.lifetime),
         LedgerEntry.created_at: present_moment(),
     }
-    made = (
+    made = source(
+        "made",
         insert(LedgerEntry)
         .from_select(list(entry), select(*entry.values()))
-        .returning(*LedgerEntry.__table__.columns)
-        .cte("made")
+        .returning(*LedgerEntry.__table__.columns),
     )
     # Ids are given in the order of the rows.
     result = select(made.c.id, made.c.created_at, made.c.expires_at).order_by(made.c.id)
     if not hold:
-        return together(result, accounts.CHANGE_BALANCES)
+        return [accounts.CHANGE_BALANCES], result
     opened = {
         OpenHold.transfer_id: made.c.id,
         OpenHold.from_user_id: made.c.from_user_id,
@@ -140,10 +143,11 @@ def _make(*, hold: bool) -> Select[*tuple[Any, ...]]:
     }
     holds_made = select(*opened.values()).where(made.c.kind == EntryKind.HOLD)
     opening = insert(OpenHold).from_select(list(opened), holds_made)
-    return together(result, accounts.CHANGE_BALANCES, opening)
+    return [accounts.CHANGE_BALANCES, opening], result
 
 
-_MAKE, _MAKE_WITH_HOLDS = _make(hold=False), _make(hold=True)
+_MAKE = Together(partial(_make, hold=False))
+_MAKE_WITH_HOLDS = Together(partial(_make, hold=True))
 
 
 async def get_balance(read: Session, user_id: int) -> Balance:
@@ -231,17 +235,19 @@ async def _write(
     """Writes down what was booked."""
     if not accepted:
         return []
-    given = accounts.changes_of(locked.values()) | {
-        "new_kind": [each.kind for each in accepted],
-        "new_from_user_id": [each.from_user_id for each in accepted],
-        "new_to_user_id": [each.to_user_id for each in accepted],
-        "new_amount": [each.amount for each in accepted],
-        "new_memo": [each.memo for each in accepted],
-        "new_lifetime": [each.lifetime for each in accepted],
-    }
+    new = given(
+        tx,
+        _NEW,
+        kind=[each.kind for each in accepted],
+        from_user_id=[each.from_user_id for each in accepted],
+        to_user_id=[each.to_user_id for each in accepted],
+        amount=[each.amount for each in accepted],
+        memo=[each.memo for each in accepted],
+        lifetime=[each.lifetime for each in accepted],
+    )
     with_holds = any(each.kind is EntryKind.HOLD for each in accepted)
-    result = await tx.execute(_MAKE_WITH_HOLDS if with_holds else _MAKE, given)
-    rows: Sequence[Any] = result.all()
+    make = _MAKE_WITH_HOLDS if with_holds else _MAKE
+    rows: Sequence[Any] = await make.execute(tx, new | accounts.changes_of(tx, locked.values()))
     return [
         TransferRow(
             transfer_id,

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolWaitError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from storage import poolers
-from storage.errors import DatabaseDown, PoolTimeout, StorageError, translate
+from storage.dialects.engine import interrupt, make_engine, snapshot_options, turns
+from storage.errors import DatabaseDown, LockTimeout, PoolTimeout, StorageError, translate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 
-    from sqlalchemy import CursorResult, Executable
+    from sqlalchemy import CursorResult, Dialect, Executable
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
     from sqlalchemy.pool import ConnectionPoolEntry
 
     Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
@@ -88,6 +88,16 @@ class Session:
     _connection: AsyncConnection
     _untouched: bool = field(default=True)
 
+    @property
+    def dialect(self) -> str:
+        """Which kind of database this is: `postgresql`, `mysql` or `sqlite`."""
+        return self._engine.dialect.name
+
+    @property
+    def sql_dialect(self) -> Dialect:
+        """How this database's SQL is written."""
+        return self._engine.dialect
+
     async def execute(
         self, statement: Executable, parameters: Parameters = None
     ) -> CursorResult[Any]:
@@ -111,6 +121,9 @@ class Session:
             use.statements += 1
             try:
                 return await self._connection.execute(statement, parameters)
+            except asyncio.CancelledError:
+                interrupt(self._connection)
+                raise
             except DBAPIError as error:
                 raise translate(error) from None
             except PendingRollbackError:
@@ -130,13 +143,24 @@ class Read(Session):
     """Statements that change nothing, each on its own unless a snapshot was asked for."""
 
 
+@dataclass(slots=True)
 class Transaction(Session):
     """Statements that take effect together when the block ends, or not at all."""
+
+    _turn: asyncio.Lock | None = None
 
     async def driver_connection(self) -> Any:  # noqa: ANN401 - the driver's, whatever it is
         """Returns the driver's own connection, for what SQLAlchemy has no words for."""
         raw = await self._connection.get_raw_connection()
         return raw.driver_connection
+
+    async def close(self) -> None:
+        """Gives the connection back, rolled back if a transaction is open on it."""
+        try:
+            await self._connection.close()
+        finally:
+            if self._turn is not None:
+                self._turn.release()
 
     async def commit(self) -> None:
         """Commits. A cancelled caller waits for the outcome: a commit under way is not stopped."""
@@ -169,12 +193,14 @@ class Unit:
     _failed: bool = field(default=False)
 
     @asynccontextmanager
-    async def joined(self, engine: AsyncEngine) -> AsyncIterator[Transaction]:
+    async def joined(
+        self, opened: Callable[[], Awaitable[Transaction]]
+    ) -> AsyncIterator[Transaction]:
         """Lends the transaction to one block, and opens it for the first."""
         self._ensure_whole()
         try:
             if self.tx is None:
-                self.tx = Transaction(engine, await _connect(engine))
+                self.tx = await opened()
                 await self.begin(self.tx)
             yield self.tx
         except BaseException:
@@ -235,12 +261,12 @@ class Database:
 
     def __init__(self, url: str, pool: PoolConfig | None = None) -> None:
         pool = pool or PoolConfig()
-        self._engine = _engine(url, pool)
+        self._engine = make_engine(url, pool)
+        self._turn = turns(self._engine)
+        self._patience = pool.lock_timeout or None
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._snapshot = self._engine.execution_options(
-            isolation_level="REPEATABLE READ", postgresql_readonly=True
-        )
-        self._vital = _engine(url, replace(pool, size=1, overflow=0)).execution_options(
+        self._snapshot = self._engine.execution_options(**snapshot_options(self._engine))
+        self._vital = make_engine(url, replace(pool, size=1, overflow=0)).execution_options(
             isolation_level="AUTOCOMMIT"
         )
 
@@ -262,15 +288,32 @@ class Database:
         """
         whole = _unit.get()
         if whole is not None:
-            async with whole.joined(self._engine) as tx:
+            async with whole.joined(self._opened) as tx:
                 yield tx
             return
-        tx = Transaction(self._engine, await _connect(self._engine))
+        tx = await self._opened()
         try:
             yield tx
             await tx.commit()
         finally:
             await _finish(tx)
+
+    async def _opened(self) -> Transaction:
+        """Opens a transaction, when it is its turn where they take turns."""
+        if self._turn is None:
+            return Transaction(self._engine, await _connect(self._engine))
+        try:
+            with waiting_for(Wait.STATEMENT):
+                async with asyncio.timeout(self._patience):
+                    await self._turn.acquire()
+        except TimeoutError:
+            raise LockTimeout("other transactions did not end in time") from None
+        try:
+            connection = await _connect(self._engine)
+        except BaseException:
+            self._turn.release()
+            raise
+        return Transaction(self._engine, connection, _turn=self._turn)
 
     @asynccontextmanager
     async def read(self, *, snapshot: bool = False) -> AsyncIterator[Read]:
@@ -311,43 +354,8 @@ class Database:
             await engine.dispose()
 
 
-def _engine(url: str, pool: PoolConfig) -> AsyncEngine:
-    engine = create_async_engine(
-        url,
-        pool_size=pool.size,
-        max_overflow=pool.overflow,
-        pool_timeout=pool.wait,
-        pool_recycle=round(pool.recycle),
-        # The connection used last is used next, so that those a quiet hour does not need age out.
-        pool_use_lifo=True,
-        # Values stay out of logs and errors: they may be personal, and a password hash is.
-        hide_parameters=True,
-        connect_args={"timeout": pool.connect_timeout},
-    )
-    poolers.introduce(engine, _session_settings(pool))
-    return engine
-
-
-def _session_settings(pool: PoolConfig) -> dict[str, str]:
-    """What every connection is told when it opens, so that no statement has to say it."""
-    return {
-        "application_name": "byline",
-        "statement_timeout": _milliseconds(pool.statement_timeout),
-        "lock_timeout": _milliseconds(pool.lock_timeout),
-        # A transaction of ours is never idle for longer than a statement may take.
-        "idle_in_transaction_session_timeout": _milliseconds(pool.statement_timeout),
-        # Compiling a plan costs more than any of these statements takes.
-        "jit": "off",
-        "timezone": "UTC",
-    }
-
-
 def _close_entry(_: object, entry: ConnectionPoolEntry) -> None:
     entry.close()
-
-
-def _milliseconds(seconds: float) -> str:
-    return str(round(seconds * 1000))
 
 
 @contextmanager

@@ -6,6 +6,8 @@ Driver errors are told apart by SQLSTATE and constraint name, never by message t
 from asyncpg import InvalidCachedStatementError
 from sqlalchemy.exc import DBAPIError
 
+from storage.dialects.errors import UNIQUE_VIOLATION, cause_of
+
 # The unique keys by constraint name: which resource and which of its fields a caller knows them by.
 UNIQUE_KEYS = {
     "uq_users_email_key": ("user", "email"),
@@ -188,8 +190,6 @@ _BY_CLASS: dict[str, type[StorageError]] = {
 # What the database's own triggers refuse, by the name that they give.
 _BY_CONSTRAINT: dict[str, type[StorageError]] = {"byline_keep_credits": HasCredits}
 
-UNIQUE_VIOLATION = "23505"
-
 
 def of_sqlstate(sqlstate: str, constraint: str = "") -> StorageError:
     """Returns the storage error that a SQLSTATE means.
@@ -221,10 +221,8 @@ def translate(error: DBAPIError) -> StorageError:
         # A migration changed a type that the statement returns. SQLAlchemy, which keeps the driver
         # error of all others, has every connection prepare its statements anew.
         return Contention("the schema changed since the statement was prepared")
-    driver_error = getattr(error.orig, "driver_exception", None)
-    sqlstate = getattr(driver_error, "sqlstate", None)
-    constraint = getattr(driver_error, "constraint_name", None) or ""
-    kind = type(driver_error or error.orig).__name__
+    sqlstate, constraint = cause_of(error.orig)
+    kind = type(getattr(error.orig, "driver_exception", None) or error.orig).__name__
     meant = Unexpected(kind) if sqlstate is None else of_sqlstate(sqlstate, constraint)
     meant.add_note(f"{kind} {constraint} in: {error.statement}")
     return meant

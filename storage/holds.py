@@ -5,12 +5,12 @@ Whoever ends a hold has locked its sender's account, so that only one of them ca
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import (
     BigInteger,
     Insert,
-    Select,
     String,
     bindparam,
     delete,
@@ -22,7 +22,8 @@ from sqlalchemy import (
 )
 
 from storage import accounts, transfers
-from storage.dialects import is_one_of_given, later_of, present_moment, together
+from storage.dialects.rows import Together
+from storage.dialects.sql import is_one_of_given, is_selected, later_of, present_moment
 from storage.errors import AmountTooLarge, Contention, HoldResolved, InactiveUser, Overflow
 from storage.models import CreditAccount, EntryKind, LedgerEntry, OpenHold
 from storage.transfers import State
@@ -30,23 +31,24 @@ from storage.transfers import State
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import CTE, ColumnElement
+    from sqlalchemy import ColumnElement, FromClause
 
     from storage.accounts import Account
     from storage.database import Transaction
+    from storage.dialects.rows import Changes, Source
     from storage.errors import StorageError
     from storage.transfers import TransferRow
 
 _IS_EXPIRED = OpenHold.expires_at <= present_moment()
 
 
-def _gone(*conditions: ColumnElement[bool]) -> CTE:
+def _gone(source: Source, *conditions: ColumnElement[bool]) -> FromClause:
     """The holds that are open no more."""
     columns = OpenHold.__table__.columns
-    return delete(OpenHold).where(*conditions).returning(*columns).cte("gone")
+    return source("gone", delete(OpenHold).where(*conditions).returning(*columns))
 
 
-def _noted(gone: CTE, kind: ColumnElement[str], amount: ColumnElement[int]) -> Insert:
+def _noted(gone: FromClause, kind: ColumnElement[str], amount: ColumnElement[int]) -> Insert:
     """Writes into the ledger how holds ended."""
     entry = {
         LedgerEntry.kind: kind,
@@ -60,9 +62,9 @@ def _noted(gone: CTE, kind: ColumnElement[str], amount: ColumnElement[int]) -> I
     return insert(LedgerEntry).from_select(list(entry), select(*entry.values()))
 
 
-def _expire(*conditions: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
-    """Ends holds by the clock: returns the senders, what each has back, and of how many holds."""
-    gone = _gone(*conditions)
+def _expire(source: Source, conditions: Sequence[ColumnElement[bool]]) -> Changes:
+    """Ends holds by the clock: tells the senders, what each has back, and of how many holds."""
+    gone = _gone(source, *conditions)
     back = (
         select(
             gone.c.from_user_id,
@@ -71,7 +73,7 @@ def _expire(*conditions: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
             func.count().label("holds"),
         )
         .group_by(gone.c.from_user_id)
-        .cte("back")
+        .subquery("back")
     )
     given = (
         update(CreditAccount)
@@ -86,40 +88,42 @@ def _expire(*conditions: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
         )
     )
     noted = _noted(gone, literal(EntryKind.EXPIRY.value), gone.c.amount)
-    return together(select(back.c.from_user_id, back.c.amount, back.c.holds), noted, given)
+    return [noted, given], select(back.c.from_user_id, back.c.amount, back.c.holds)
 
 
-def _resolve() -> Select[*tuple[Any, ...]]:
-    """Ends one hold that has not expired: returns when, or nothing if there is none."""
-    gone = _gone(OpenHold.transfer_id == bindparam("hold_id"), ~_IS_EXPIRED)
+def _resolve(source: Source) -> Changes:
+    """Ends one hold that has not expired: tells when, or nothing if there is none."""
+    gone = _gone(source, OpenHold.transfer_id == bindparam("hold_id"), ~_IS_EXPIRED)
     kind, amount = bindparam("kind", type_=String), bindparam("amount", type_=BigInteger)
-    noted = _noted(gone, kind, amount).returning(LedgerEntry.created_at).cte("noted")
+    noted = source("noted", _noted(gone, kind, amount).returning(LedgerEntry.created_at))
     # For every account that changes, if there was a hold.
     changed = accounts.CHANGE_BALANCES.where(select(gone.c.transfer_id).exists())
-    return together(select(noted.c.created_at), changed)
+    return [changed], select(noted.c.created_at)
 
 
 _OF_SENDERS = is_one_of_given(OpenHold.from_user_id, "user_ids")
-_EXPIRE_ALL = _expire(_OF_SENDERS, _IS_EXPIRED)
-_EXPIRE_SOME = _expire(
-    OpenHold.transfer_id.in_(
-        select(OpenHold.transfer_id)
-        .where(_OF_SENDERS, _IS_EXPIRED)
-        .order_by(OpenHold.expires_at)
-        .limit(bindparam("most"))
-    )
+_EXPIRE_ALL = Together(partial(_expire, conditions=[_OF_SENDERS, _IS_EXPIRED]))
+_FIRST_EXPIRED = (
+    select(OpenHold.transfer_id)
+    .where(_OF_SENDERS, _IS_EXPIRED)
+    .order_by(OpenHold.expires_at)
+    .limit(bindparam("most"))
 )
-_RESOLVE = _resolve()
+_EXPIRE_SOME = Together(
+    partial(_expire, conditions=[is_selected(OpenHold.transfer_id, _FIRST_EXPIRED)])
+)
+_RESOLVE = Together(_resolve)
 
 # Accounts that somebody has locked are passed over: others may be at the same work.
 _LOCK_SENDERS = (
     select(CreditAccount.user_id)
     .where(
-        CreditAccount.user_id.in_(
+        is_selected(
+            CreditAccount.user_id,
             select(OpenHold.from_user_id)
             .where(_IS_EXPIRED)
             .order_by(OpenHold.expires_at)
-            .limit(bindparam("most"))
+            .limit(bindparam("most")),
         )
     )
     .order_by(CreditAccount.user_id)
@@ -132,7 +136,7 @@ async def expire(tx: Transaction, locked: Mapping[int, Account]) -> None:
     senders = [user_id for user_id, account in locked.items() if account.held]
     if not senders:
         return
-    for row in await tx.execute(_EXPIRE_ALL, {"user_ids": senders}):
+    for row in await _EXPIRE_ALL.execute(tx, {"user_ids": senders}):
         locked[row.from_user_id].available += row.amount
         locked[row.from_user_id].held -= row.amount
 
@@ -150,7 +154,7 @@ async def release_expired(tx: Transaction, limit: int) -> int:
     senders = list((await tx.execute(_LOCK_SENDERS, {"most": limit})).scalars())
     if not senders:
         return 0
-    ended = await tx.execute(_EXPIRE_SOME, {"user_ids": senders, "most": limit})
+    ended = await _EXPIRE_SOME.execute(tx, {"user_ids": senders, "most": limit})
     return sum(row.holds for row in ended)
 
 
@@ -224,15 +228,14 @@ async def _end(
 ) -> TransferRow:
     """Resolves a hold whose sender's account is locked."""
     entry = {"hold_id": hold.id, "kind": kind.value, "amount": amount}
-    result = await tx.execute(_RESOLVE, entry | accounts.changes_of(changed))
-    resolved_at = result.scalar_one_or_none()
-    if resolved_at is None:
+    told = await _RESOLVE.execute(tx, entry | accounts.changes_of(tx, changed))
+    if not told:
         raise await _ended(tx, hold.id)
     if kind is EntryKind.CAPTURE:
         hold = hold._replace(state=State.CAPTURED, captured_amount=amount)
     else:
         hold = hold._replace(state=State.RELEASED)
-    return hold._replace(resolved_at=resolved_at)
+    return hold._replace(resolved_at=told[0].created_at)
 
 
 async def _ended(tx: Transaction, hold_id: int) -> StorageError:

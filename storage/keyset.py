@@ -9,14 +9,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
-from sqlalchemy import Select, tuple_
-
-from storage.dialects import row_limit
+from storage.dialects.sql import is_after, row_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from sqlalchemy import ColumnElement, SQLColumnExpression
+    from sqlalchemy import ColumnElement, Select, SQLColumnExpression
 
 Row = TypeVar("Row", bound=tuple[Any, ...])
 Value = int | str | datetime
@@ -81,8 +79,7 @@ def paged(
     if after is not None:
         by = _columns_of(order, columns)
         values = [after.id] if len(by) == 1 else [after.value, after.id]
-        here, there = tuple_(*by), tuple_(*values)
-        statement = statement.where(here < there if order.descending else here > there)
+        statement = statement.where(is_after(by, values, descending=order.descending))
     if within is not None:
         statement = statement.order_by(within.desc() if order.descending else within)
     return statement.order_by(*order_by(order, columns)).limit(row_limit(limit + 1))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 - SQLAlchemy reads the annotations
 from enum import StrEnum
+from typing import Any
 from uuid import UUID  # noqa: TC003 - SQLAlchemy reads the annotations
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
-    DateTime,
     ForeignKey,
     Identity,
     Index,
@@ -18,14 +18,26 @@ from sqlalchemy import (
     MetaData,
     SmallInteger,
     String,
+    Table,
     Text,
     Uuid,
-    func,
     text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, mapped_column, relationship
 
 from storage.casefold import EXPANSION
+from storage.dialects.types import (
+    GIVES_IDS,
+    ID,
+    LONG_BYTES,
+    LONG_TEXT,
+    MOMENT,
+    NAME,
+    TABLE_OPTIONS,
+    clock,
+    only,
+    sorted_text,
+)
 
 
 class Base(DeclarativeBase):
@@ -41,6 +53,11 @@ class Base(DeclarativeBase):
         }
     )
 
+    @classmethod
+    def __table_cls__(cls, *arguments: Any, **options: Any) -> Table:  # noqa: ANN401 - what a table is made of
+        """Makes the table as it is to be on every database."""
+        return Table(*arguments, **options, **TABLE_OPTIONS)
+
 
 class Role(StrEnum):
     """What a user may do, as the database keeps it."""
@@ -51,11 +68,13 @@ class Role(StrEnum):
 
 
 def _key(length: int) -> String:
-    """A case-folded text, compared and sorted by code point on every database."""
-    return String(length * EXPANSION, collation="C")
+    """A case-folded text."""
+    return sorted_text(length * EXPANSION)
 
 
-_moment = DateTime(timezone=True)
+def _moment() -> MappedColumn[datetime]:
+    """A moment by the database's clock."""
+    return mapped_column(MOMENT, server_default=clock())
 
 
 class User(Base):
@@ -63,7 +82,7 @@ class User(Base):
 
     __tablename__ = "users"
 
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    id: Mapped[int] = mapped_column(ID, Identity(always=True), primary_key=True)
     email: Mapped[str] = mapped_column(String(255))
     email_key: Mapped[str] = mapped_column(_key(255), unique=True)
     username: Mapped[str] = mapped_column(String(50))
@@ -72,8 +91,8 @@ class User(Base):
     full_name: Mapped[str | None] = mapped_column(String(100))
     role: Mapped[str] = mapped_column(String(16), server_default=Role.USER)
     is_active: Mapped[bool] = mapped_column(server_default=text("true"))
-    created_at: Mapped[datetime] = mapped_column(_moment, server_default=func.now())
-    updated_at: Mapped[datetime] = mapped_column(_moment, server_default=func.now())
+    created_at: Mapped[datetime] = _moment()
+    updated_at: Mapped[datetime] = _moment()
 
     profile: Mapped[Profile | None] = relationship(lazy="raise", back_populates="user")
     posts: Mapped[list[Post]] = relationship(lazy="raise", back_populates="author")
@@ -83,8 +102,8 @@ class User(Base):
         Index(None, "created_at", "id"),
         # Few users are inactive and few are more than users: these indexes stay small, and the
         # many are found by the other orders.
-        Index("ix_users_inactive", "id", postgresql_where=text("NOT is_active")),
-        Index("ix_users_staff", "role", "id", postgresql_where=text("role <> 'user'")),
+        Index("ix_users_inactive", "id", **only("NOT is_active")),
+        Index("ix_users_staff", "role", "id", **only("role <> 'user'")),
         # A substring of at least three characters is found by its trigrams.
         Index(
             "ix_users_search",
@@ -92,7 +111,8 @@ class User(Base):
             "email_key",
             postgresql_using="gin",
             postgresql_ops={"username_key": "gin_trgm_ops", "email_key": "gin_trgm_ops"},
-        ),
+        ).ddl_if(dialect="postgresql"),
+        GIVES_IDS,
     )
 
 
@@ -102,11 +122,14 @@ class Profile(Base):
     __tablename__ = "profiles"
 
     user_id: Mapped[int] = mapped_column(
-        ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+        BigInteger,
+        ForeignKey("users.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
     )
     bio: Mapped[str] = mapped_column(Text)
     avatar_url: Mapped[str] = mapped_column(String(500))
-    updated_at: Mapped[datetime] = mapped_column(_moment, server_default=func.now())
+    updated_at: Mapped[datetime] = _moment()
 
     user: Mapped[User] = relationship(lazy="raise", back_populates="profile")
 
@@ -116,15 +139,15 @@ class Post(Base):
 
     __tablename__ = "posts"
 
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    author_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    id: Mapped[int] = mapped_column(ID, Identity(always=True), primary_key=True)
+    author_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("users.id", ondelete="CASCADE"))
     title: Mapped[str] = mapped_column(String(200))
     title_key: Mapped[str] = mapped_column(_key(200))
-    content: Mapped[str] = mapped_column(Text)
+    content: Mapped[str] = mapped_column(LONG_TEXT)
     published: Mapped[bool]
-    created_at: Mapped[datetime] = mapped_column(_moment, server_default=func.now())
-    updated_at: Mapped[datetime] = mapped_column(_moment, server_default=func.now())
-    published_at: Mapped[datetime | None] = mapped_column(_moment)
+    created_at: Mapped[datetime] = _moment()
+    updated_at: Mapped[datetime] = _moment()
+    published_at: Mapped[datetime | None] = mapped_column(MOMENT)
 
     author: Mapped[User] = relationship(lazy="raise", back_populates="posts")
     tags: Mapped[list[Tag]] = relationship(
@@ -138,14 +161,15 @@ class Post(Base):
         Index(None, "author_id", "created_at", "id"),
         Index(None, "author_id", "id"),
         # Who has published anything.
-        Index("ix_posts_published", "author_id", postgresql_where=text("published")),
-        Index("ix_posts_unpublished", "id", postgresql_where=text("NOT published")),
+        Index("ix_posts_published", "author_id", **only("published")),
+        Index("ix_posts_unpublished", "id", **only("NOT published")),
         Index(
             "ix_posts_search",
             "title_key",
             postgresql_using="gin",
             postgresql_ops={"title_key": "gin_trgm_ops"},
-        ),
+        ).ddl_if(dialect="postgresql"),
+        GIVES_IDS,
     )
 
 
@@ -154,14 +178,16 @@ class Tag(Base):
 
     __tablename__ = "tags"
 
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    id: Mapped[int] = mapped_column(ID, Identity(always=True), primary_key=True)
     name: Mapped[str] = mapped_column(String(50))
     name_key: Mapped[str] = mapped_column(_key(50), unique=True)
-    updated_at: Mapped[datetime] = mapped_column(_moment, server_default=func.now())
+    updated_at: Mapped[datetime] = _moment()
 
     posts: Mapped[list[Post]] = relationship(
         lazy="raise", back_populates="tags", secondary="post_tags"
     )
+
+    __table_args__ = GIVES_IDS
 
 
 class PostTag(Base):
@@ -170,10 +196,13 @@ class PostTag(Base):
     __tablename__ = "post_tags"
 
     post_id: Mapped[int] = mapped_column(
-        ForeignKey("posts.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+        BigInteger,
+        ForeignKey("posts.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
     )
     tag_id: Mapped[int] = mapped_column(
-        ForeignKey("tags.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+        BigInteger, ForeignKey("tags.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
 
     __table_args__ = (Index(None, "tag_id", "post_id"),)
@@ -188,7 +217,10 @@ class UserPostCount(Base):
     __tablename__ = "user_post_counts"
 
     user_id: Mapped[int] = mapped_column(
-        ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+        BigInteger,
+        ForeignKey("users.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
     )
     post_count: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
 
@@ -204,11 +236,14 @@ class CreditAccount(Base):
     __tablename__ = "credit_accounts"
 
     user_id: Mapped[int] = mapped_column(
-        ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+        BigInteger,
+        ForeignKey("users.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
     )
     available: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     held: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    updated_at: Mapped[datetime] = mapped_column(_moment, server_default=func.now())
+    updated_at: Mapped[datetime] = _moment()
 
     __table_args__ = (
         CheckConstraint("available >= 0", name="available"),
@@ -235,15 +270,15 @@ class LedgerEntry(Base):
 
     __tablename__ = "ledger"
 
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    id: Mapped[int] = mapped_column(ID, Identity(always=True), primary_key=True)
     kind: Mapped[str] = mapped_column(String(16))
     from_user_id: Mapped[int | None] = mapped_column(BigInteger)
     to_user_id: Mapped[int] = mapped_column(BigInteger)
     amount: Mapped[int] = mapped_column(BigInteger)
     memo: Mapped[str] = mapped_column(String(200))
     hold_id: Mapped[int | None] = mapped_column(BigInteger)
-    expires_at: Mapped[datetime | None] = mapped_column(_moment)
-    created_at: Mapped[datetime] = mapped_column(_moment, server_default=func.now())
+    expires_at: Mapped[datetime | None] = mapped_column(MOMENT)
+    created_at: Mapped[datetime] = _moment()
 
     __table_args__ = (
         CheckConstraint(
@@ -261,25 +296,24 @@ class LedgerEntry(Base):
             "ix_ledger_resolution",
             "hold_id",
             unique=True,
-            postgresql_where=text("hold_id IS NOT NULL"),
+            **only("hold_id IS NOT NULL"),
         ),
         # What callers know as transfers, and among them the holds, which may be few.
         Index(
             "ix_ledger_outgoing",
             "from_user_id",
             "id",
-            postgresql_where=text("hold_id IS NULL"),
+            **only("hold_id IS NULL"),
         ),
-        Index("ix_ledger_incoming", "to_user_id", "id", postgresql_where=text("hold_id IS NULL")),
+        Index("ix_ledger_incoming", "to_user_id", "id", **only("hold_id IS NULL")),
         Index(
             "ix_ledger_outgoing_holds",
             "from_user_id",
             "id",
-            postgresql_where=text("kind = 'hold'"),
+            **only("kind = 'hold'"),
         ),
-        Index(
-            "ix_ledger_incoming_holds", "to_user_id", "id", postgresql_where=text("kind = 'hold'")
-        ),
+        Index("ix_ledger_incoming_holds", "to_user_id", "id", **only("kind = 'hold'")),
+        GIVES_IDS,
     )
 
 
@@ -292,7 +326,7 @@ class OpenHold(Base):
     from_user_id: Mapped[int] = mapped_column(BigInteger)
     to_user_id: Mapped[int] = mapped_column(BigInteger)
     amount: Mapped[int] = mapped_column(BigInteger)
-    expires_at: Mapped[datetime] = mapped_column(_moment)
+    expires_at: Mapped[datetime] = mapped_column(MOMENT)
 
     __table_args__ = (
         Index(None, "from_user_id", "expires_at"),
@@ -309,12 +343,12 @@ class Request(Base):
 
     # The id first: it tells the calls apart, and the rest seldom does.
     request_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
-    method: Mapped[str] = mapped_column(Text, primary_key=True)
-    caller: Mapped[str] = mapped_column(Text, primary_key=True)
+    method: Mapped[str] = mapped_column(NAME, primary_key=True)
+    caller: Mapped[str] = mapped_column(NAME, primary_key=True)
     digests: Mapped[dict[str, str]] = mapped_column(JSON)
     # None only within the transaction that serves the call.
-    answer: Mapped[bytes | None] = mapped_column(LargeBinary)
-    created_at: Mapped[datetime] = mapped_column(_moment, server_default=func.now())
+    answer: Mapped[bytes | None] = mapped_column(LONG_BYTES)
+    created_at: Mapped[datetime] = _moment()
 
     __table_args__ = (Index(None, "created_at"),)
 

@@ -24,7 +24,13 @@ from sqlalchemy import (
 
 from storage import keyset, tags, users
 from storage.casefold import fold
-from storage.dialects import changed_at, is_one_of, moment_after, planned_for_its_values
+from storage.dialects.sql import (
+    changed_at,
+    is_one_of,
+    moment_after,
+    planned_for_its_values,
+)
+from storage.dialects.types import clock
 from storage.errors import NotFound, Stale, TooManyTags
 from storage.models import Post, PostTag, User
 
@@ -129,7 +135,7 @@ async def create(tx: Transaction, new: NewPost) -> PostRow:
         title_key=fold(new.title),
         content=new.content,
         published=new.published,
-        published_at=func.now() if new.published else null(),
+        published_at=clock() if new.published else null(),
     )
     row = (await tx.execute(statement.returning(*COLUMNS))).one()
     post = to_summary(row)._replace(content=new.content, author=author)
@@ -357,7 +363,7 @@ def _published_at(*, published: bool) -> ColumnElement[Any]:
     """When the post was published: as it was while it stays so, none while it is not."""
     if not published:
         return null()
-    return case((Post.published, Post.published_at), else_=func.now())
+    return case((Post.published, Post.published_at), else_=clock())
 
 
 def _unchanged(post_id: int, since: datetime | None) -> list[ColumnElement[bool]]:

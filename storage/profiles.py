@@ -6,11 +6,11 @@ from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import literal, select
+from sqlalchemy import insert, literal, select
 from sqlalchemy import update as sql_update
-from sqlalchemy.dialects.postgresql import insert
 
-from storage.dialects import changed_at
+from storage.dialects.rows import adding_missing, change_one
+from storage.dialects.sql import changed_at
 from storage.errors import Contention, NotFound, Stale
 from storage.models import Profile, User
 
@@ -74,10 +74,8 @@ async def update(
     if unchanged_since is not None:
         statement = statement.where(Profile.updated_at == unchanged_since)
     stamp = changed_at(Profile.updated_at, values)
-    result = await tx.execute(
-        statement.values({**values, Profile.updated_at: stamp}).returning(*_COLUMNS)
-    )
-    row = result.one_or_none()
+    statement = statement.values({**values, Profile.updated_at: stamp})
+    row = await change_one(tx, statement, Profile.user_id == user_id, _COLUMNS)
     if row is not None:
         return ProfileRow._make(row)
     await get(tx, user_id)
@@ -109,9 +107,8 @@ async def update_or_create(
         .with_for_update(key_share=True, read=True)
     )
     made = await tx.execute(
-        insert(Profile)
+        adding_missing(Profile)
         .from_select(["user_id", "bio", "avatar_url"], source)
-        .on_conflict_do_nothing()
         .returning(*_COLUMNS)
     )
     row = made.one_or_none()

@@ -8,9 +8,10 @@ from secrets import token_bytes
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID  # noqa: TC003 - NamedTuple keeps the annotations
 
-from sqlalchemy import LargeBinary, String, Uuid, delete, func, select, update
+from sqlalchemy import select
 
-from storage.dialects import delete_batch, insert_missing, rows_given
+from storage.dialects.rows import delete_rows, insert_missing, update_rows
+from storage.dialects.sql import delete_batch, moment_before
 from storage.models import Request, RequestKey
 
 if TYPE_CHECKING:
@@ -79,14 +80,6 @@ class AlreadyAnswered(Exception):
 claim_of_call: ContextVar[Claim | None] = ContextVar("claim_of_call", default=None)
 
 _KEY = (Request.caller, Request.method, Request.request_id)
-_GIVEN = rows_given("given", caller=String, method=String, request_id=Uuid)
-_ANSWERED = rows_given("given", caller=String, method=String, request_id=Uuid, answer=LargeBinary)
-_KEEP = (
-    update(Request)
-    .where(*(column == _ANSWERED.c[column.key] for column in _KEY))
-    .values({Request.answer: _ANSWERED.c.answer})
-)
-_YIELD = delete(Request).where(*(column == _GIVEN.c[column.key] for column in _KEY))
 
 
 async def find(read: Session, key: Key) -> Answered | None:
@@ -122,7 +115,7 @@ async def claim_all(tx: Transaction, wanted: Iterable[Claim]) -> dict[Key, Answe
             Request.request_id: [key.request_id for key in open_ones],
             Request.digests: list(open_ones.values()),
         }
-        taken = await tx.execute(insert_missing(Request, columns).returning(*_KEY))
+        taken = await insert_missing(tx, Request, columns, _KEY)
         for row in taken:
             del open_ones[Key(row.caller, row.method, row.request_id)]
         # Once more if an answer is purged between its being there already and its being read.
@@ -141,13 +134,12 @@ async def keep(tx: Transaction, key: Key, answer: bytes) -> None:
 
 async def keep_all(tx: Transaction, answers: Mapping[Key, bytes]) -> None:
     """Adds the answers to the keys that this transaction has claimed."""
-    given = _given(answers) | {"given_answer": list(answers.values())}
-    await tx.execute(_KEEP, given)
+    await update_rows(tx, Request, _columns(answers), {Request.answer: list(answers.values())})
 
 
 async def yield_all(tx: Transaction, keys: Collection[Key]) -> None:
     """Gives up keys that this transaction has claimed."""
-    await tx.execute(_YIELD, _given(keys))
+    await delete_rows(tx, Request, _columns(keys))
 
 
 async def purge(tx: Transaction, retention: timedelta) -> int:
@@ -155,7 +147,7 @@ async def purge(tx: Transaction, retention: timedelta) -> int:
 
     Passes over those that another purge is removing.
     """
-    is_old = Request.created_at < func.now() - retention
+    is_old = Request.created_at < moment_before(retention)
     return (await tx.execute(delete_batch(Request, is_old, Request.created_at, BATCH))).rowcount
 
 
@@ -169,18 +161,14 @@ async def shared_key(tx: Transaction) -> bytes:
         RequestKey.id: [_THE_KEY],
         RequestKey.secret: [token_bytes(KEY_BYTES)],
     }
-    await tx.execute(insert_missing(RequestKey, row))
+    await insert_missing(tx, RequestKey, row)
     made: bytes = (await tx.execute(statement)).scalar_one()
     return made
 
 
-def _given(keys: Collection[Key]) -> dict[str, list[Any]]:
-    """Returns the parameters of `_GIVEN`."""
-    return {
-        "given_caller": [key.caller for key in keys],
-        "given_method": [key.method for key in keys],
-        "given_request_id": [key.request_id for key in keys],
-    }
+def _columns(keys: Collection[Key]) -> dict[Any, list[Any]]:
+    """Returns the columns that the keys are in, with the values of each."""
+    return {column: [getattr(key, column.key) for key in keys] for column in _KEY}
 
 
 def _is(key: Key) -> tuple[ColumnElement[bool], ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from storage import tags
 from storage.casefold import fold
-from storage.dialects import copy_in, reserve_ids
+from storage.dialects.rows import copy_in, reserve_ids
 from storage.models import Post, PostTag, Profile, Role, User
 
 if TYPE_CHECKING:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sqlalchemy import Select, func, select, true
+from sqlalchemy import Select, func, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import update as sql_update
 
 from storage import keyset
 from storage.casefold import fold
-from storage.dialects import changed_at, insert_missing, is_one_of
+from storage.dialects.rows import insert_missing
+from storage.dialects.sql import changed_at, is_one_of, joined_count
 from storage.errors import NotFound, Stale
 from storage.models import PostTag, Tag
 
@@ -75,7 +76,7 @@ async def ensure(tx: Transaction, names: Iterable[str]) -> dict[str, TagRow]:
     while missing := sorted(wanted.keys() - found.keys()):
         names_of_missing = [wanted[key] for key in missing]
         columns = {Tag.name: names_of_missing, Tag.name_key: missing}
-        await tx.execute(insert_missing(Tag, columns))
+        await insert_missing(tx, Tag, columns)
         found |= await _lock(tx, missing)
     return found
 
@@ -119,8 +120,12 @@ async def list_page(read: Session, prefix: str, window: keyset.Window) -> keyset
         prefix: how the names start, without regard to case; empty for all tags.
         window: which page, ordered by `name` or `post_count`.
     """
-    by = _by_count if window.order.field == "post_count" else _by_name
-    result = await read.execute(by(fold(prefix), window))
+    first = fold(prefix)
+    if window.order.field == "post_count":
+        statement = _by_count(read.dialect, first, window)
+    else:
+        statement = _by_name(first, window)
+    result = await read.execute(statement)
     return keyset.page([TagRow._make(row) for row in result], window, _ORDER_VALUES)
 
 
@@ -183,7 +188,7 @@ async def link(tx: Transaction, post_id: int, found: Mapping[str, TagRow]) -> in
         return 0
     tag_ids = sorted(tag.id for tag in found.values())
     links = {PostTag.post_id: [post_id] * len(tag_ids), PostTag.tag_id: tag_ids}
-    return (await tx.execute(insert_missing(PostTag, links))).rowcount
+    return (await insert_missing(tx, PostTag, links)).rowcount
 
 
 async def detach(tx: Transaction, post_id: int, names: Iterable[str]) -> int:
@@ -232,13 +237,16 @@ def _by_name(first: str, window: keyset.Window) -> Select[*tuple[Any, ...]]:
     )
 
 
-def _by_count(first: str, window: keyset.Window) -> Select[*tuple[Any, ...]]:
+def _by_count(dialect: str, first: str, window: keyset.Window) -> Select[*tuple[Any, ...]]:
     """A page of tags whose keys start so, by count, for which all of theirs are counted."""
-    counts = select(func.count().label("posts")).where(PostTag.tag_id == Tag.id).lateral()
-    statement = select(*_COLUMNS, counts.c.posts).join_from(Tag, counts, true())
+    counts = select(func.count().label("posts")).where(PostTag.tag_id == Tag.id)
+    statement, columns = joined_count(dialect, (*_COLUMNS, Tag.name_key), counts)
     if first:
-        statement = statement.where(Tag.name_key >= first, Tag.name_key < first + _AFTER_ALL)
-    return keyset.paged(statement, window, {"id": Tag.id, "post_count": counts.c.posts})
+        key = columns["name_key"]
+        statement = statement.where(key >= first, key < first + _AFTER_ALL)
+    wanted = [columns[each.key] for each in _COLUMNS]
+    statement = statement.with_only_columns(*wanted, columns["count"], maintain_column_froms=True)
+    return keyset.paged(statement, window, {"id": columns["id"], "post_count": columns["count"]})
 
 
 async def _lock(tx: Transaction, keys: Sequence[str]) -> dict[str, TagRow]:

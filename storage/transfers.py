@@ -10,7 +10,7 @@ from sqlalchemy import Select, and_, case, or_, select, union_all
 from sqlalchemy.orm import aliased
 
 from storage import keyset
-from storage.dialects import is_one_of, literal, present_moment, row_limit
+from storage.dialects.sql import is_one_of, literal, present_moment, row_limit
 from storage.errors import NotFound
 from storage.models import EntryKind, LedgerEntry, OpenHold
 

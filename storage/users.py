@@ -11,7 +11,8 @@ from sqlalchemy import update as sql_update
 
 from storage import keyset
 from storage.casefold import fold
-from storage.dialects import (
+from storage.dialects.rows import change_one
+from storage.dialects.sql import (
     changed_at,
     is_looked_up,
     is_one_of,
@@ -222,9 +223,8 @@ async def update(
         sql_update(User)
         .where(*_unchanged(user_id, unchanged_since))
         .values({**values, User.updated_at: stamp})
-        .returning(*COLUMNS)
     )
-    row = (await tx.execute(statement)).one_or_none()
+    row = await change_one(tx, statement, User.id == user_id, COLUMNS)
     if row is None:
         raise await _why_missed(tx, user_id, unchanged_since)
     return _to_row(row)

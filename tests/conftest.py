@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import shutil
 import signal
@@ -11,29 +10,26 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import asyncpg
 import pytest
 import structlog
-from sqlalchemy import make_url
 
-import migrations
 from service.cli import main
 from service.config import Address, Settings
 from service.loop import factory
 from service.server import Server
 from storage.database import Database
-from tests import servers
+from tests import engines, servers
 from tests.clients import Client
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager
 
     Command = Callable[..., "Ended"]
     Serve = Callable[..., AbstractAsyncContextManager[Client]]
 
-TEMPLATE = "byline_template"
-CLUSTER = pytest.StashKey[str]()
+SERVERS = pytest.StashKey[list[engines.Engine]]()
 
 _numbers = itertools.count(1)
 
@@ -52,24 +48,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Starts the cluster, once for all parallel workers, and migrates the template."""
+    """Starts a server of each kind, once for all parallel workers."""
     if hasattr(config, "workerinput"):
-        config.stash[CLUSTER] = config.workerinput["cluster"]
+        config.stash[SERVERS] = [engines.Engine(*each) for each in config.workerinput["servers"]]
         return
     stack = ExitStack()
     config.add_cleanup(stack.close)
     folder = Path(tempfile.mkdtemp(prefix="byline-tests-"))
     stack.callback(shutil.rmtree, folder)
-    url = stack.enter_context(servers.running(config.getoption("server"), folder))
-    config.stash[CLUSTER] = url
-    asyncio.run(_administer(url, f"CREATE DATABASE {TEMPLATE}"))
-    migrations.up(_named(servers.past_the_pooler(url), TEMPLATE))
+    kind = config.getoption("server")
+    config.stash[SERVERS] = [stack.enter_context(each) for each in engines.all_of(folder, kind)]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - xdist has no types
-    """Tells a parallel worker where the cluster is."""
-    node.workerinput["cluster"] = node.config.stash[CLUSTER]
+    """Tells a parallel worker where the servers are."""
+    node.workerinput["servers"] = [tuple(each) for each in node.config.stash[SERVERS]]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs a test on every kind of database, unless its file says that it is of some."""
+    if "engine" in metafunc.fixturenames:
+        names = getattr(metafunc.module, "ENGINES", ("postgresql",))
+        found = [each for each in metafunc.config.stash[SERVERS] if each.name in names]
+        metafunc.parametrize(
+            "engine", found, indirect=True, scope="session", ids=[each.name for each in found]
+        )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says which databases the tests did not run on, and how to get them."""
+    if not engines.has_mariadb():
+        terminalreporter.write_line(f"not run on MariaDB. {engines.HOW_TO_GET_MARIADB}")
 
 
 @pytest.hookimpl
@@ -79,29 +89,38 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 
 
 @pytest.fixture(scope="session")
+def engine(request: pytest.FixtureRequest) -> engines.Engine:
+    """The server that the test's database is of."""
+    started = request.config.stash[SERVERS]
+    # A test that asks for its database as it runs is not known to need one before.
+    found: engines.Engine = getattr(request, "param", started[0])
+    return found
+
+
+@pytest.fixture(scope="session")
 def cluster(pytestconfig: pytest.Config) -> str:
-    """The URL of the run's cluster."""
-    return pytestconfig.stash[CLUSTER]
+    """The URL of the run's PostgreSQL."""
+    return next(each.url for each in pytestconfig.stash[SERVERS] if each.name == "postgresql")
 
 
 @pytest.fixture
-async def empty_url(cluster: str, worker_id: str) -> AsyncIterator[str]:
+async def empty_url(engine: engines.Engine, worker_id: str) -> AsyncIterator[str]:
     """The URL of a database without tables, gone after the test."""
-    async with _fresh(cluster, worker_id, "template0") as url:
+    async with _fresh(engine, worker_id, migrated=False) as url:
         yield url
 
 
 @pytest.fixture
-async def database_url(cluster: str, worker_id: str) -> AsyncIterator[str]:
+async def database_url(engine: engines.Engine, worker_id: str) -> AsyncIterator[str]:
     """The URL of a migrated database with nothing in it, gone after the test."""
-    async with _fresh(cluster, worker_id, TEMPLATE) as url:
+    async with _fresh(engine, worker_id) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
-async def shared_url(cluster: str, worker_id: str) -> AsyncIterator[str]:
+async def shared_url(engine: engines.Engine, worker_id: str) -> AsyncIterator[str]:
     """The URL of a migrated database that all tests of a file share, with what they leave there."""
-    async with _fresh(cluster, worker_id, TEMPLATE) as url:
+    async with _fresh(engine, worker_id) as url:
         yield url
 
 
@@ -183,20 +202,9 @@ def byline(capsys: pytest.CaptureFixture[str], plain_environment: Path) -> Itera
 
 
 @asynccontextmanager
-async def _fresh(cluster: str, worker: str, template: str) -> AsyncIterator[str]:
+async def _fresh(
+    engine: engines.Engine, worker: str, *, migrated: bool = True
+) -> AsyncIterator[str]:
     name = f"test_{worker}_{next(_numbers)}"
-    await _administer(cluster, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield _named(cluster, name)
-    await _administer(cluster, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def _named(url: str, database: str) -> str:
-    return make_url(url).set(database=database).render_as_string(hide_password=False)
-
-
-async def _administer(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(servers.past_the_pooler(url).replace("+asyncpg", ""))
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
+    yield await engine.create(name, migrated=migrated)
+    await engine.drop(name)

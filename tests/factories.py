@@ -7,11 +7,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from byline.v1 import credits_pb2, posts_pb2, resources_pb2, tags_pb2, users_pb2
-from sqlalchemy import text
+from sqlalchemy import insert
 
 from storage import credits, posts, profiles, tags, users
 from storage.credits import Operation
-from storage.models import EntryKind
+from storage.models import EntryKind, Post, User
 
 if TYPE_CHECKING:
     from storage.database import Database
@@ -51,18 +51,19 @@ async def add_users(db: Database, count: int) -> list[UserRow]:
 
 
 async def add_many_users(db: Database, count: int) -> list[int]:
-    """Adds any number of users by one statement, and returns their ids."""
+    """Adds any number of users at once, and returns their ids."""
+    rows = [
+        {
+            "email": f"many{number}@x",
+            "email_key": f"many{number}@x",
+            "username": f"many{number}",
+            "username_key": f"many{number}",
+            "password_hash": "",
+        }
+        for number in range(1, count + 1)
+    ]
     async with db.transaction() as tx:
-        result = await tx.execute(
-            text(
-                "INSERT INTO users (email, email_key, username, username_key, password_hash)"
-                " SELECT name || '@x', name || '@x', name, name, ''"
-                " FROM (SELECT 'many' || n AS name FROM generate_series(1, :count) AS n) AS many"
-                " RETURNING id"
-            ),
-            {"count": count},
-        )
-        return sorted(result.scalars())
+        return sorted((await tx.execute(insert(User).returning(User.id), rows)).scalars())
 
 
 async def add_profile(
@@ -94,17 +95,19 @@ async def add_posts(db: Database, author_id: int, count: int) -> list[PostRow]:
 
 
 async def add_many_posts(db: Database, author_id: int, count: int) -> list[int]:
-    """Adds any number of posts of one author by one statement, and returns their ids."""
+    """Adds any number of posts of one author at once, and returns their ids."""
+    rows = [
+        {
+            "author_id": author_id,
+            "title": f"Post {number}",
+            "title_key": f"post {number}",
+            "content": "",
+            "published": False,
+        }
+        for number in range(1, count + 1)
+    ]
     async with db.transaction() as tx:
-        result = await tx.execute(
-            text(
-                "INSERT INTO posts (author_id, title, title_key, content, published)"
-                " SELECT :author_id, 'Post ' || n, 'post ' || n, '', false"
-                " FROM generate_series(1, :count) AS n RETURNING id"
-            ),
-            {"author_id": author_id, "count": count},
-        )
-        return sorted(result.scalars())
+        return sorted((await tx.execute(insert(Post).returning(Post.id), rows)).scalars())
 
 
 async def add_tags(db: Database, *names: str) -> list[TagRow]:

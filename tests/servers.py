@@ -71,10 +71,15 @@ def require(kind: str) -> None:
     try:
         _programs(kind)
     except Missing as missing:
-        required = os.environ.get("BYLINE_TEST_REQUIRE", "")  # noqa: TID251 - no setting of Byline's
-        if kind in required.split(","):
+        if is_required(kind):
             pytest.fail(str(missing))
         pytest.skip(str(missing))
+
+
+def is_required(kind: str) -> bool:
+    """Tells whether `BYLINE_TEST_REQUIRE` names the kind of server."""
+    required = os.environ.get("BYLINE_TEST_REQUIRE", "")  # noqa: TID251 - no setting of Byline's
+    return kind in required.split(",")
 
 
 @contextmanager

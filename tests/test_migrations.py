@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import migrations
-from migrations import MIGRATION_LOCK, MigrationError, State
+from migrations import MigrationError, State
 from storage.database import Database
+from storage.dialects.migrating import LOCK as MIGRATION_LOCK
 from tests import factories
 from tests.processes import Running, until
 from tests.sessions import connected, execute, fetch, migrators_of

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from migrations.steps import moment
+from storage.dialects.types import LONG_BYTES, NAME, TABLE_OPTIONS
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
@@ -16,17 +19,13 @@ def upgrade() -> None:
     op.create_table(
         "requests",
         sa.Column("request_id", sa.Uuid(), nullable=False),
-        sa.Column("method", sa.Text(), nullable=False),
-        sa.Column("caller", sa.Text(), nullable=False),
+        sa.Column("method", NAME, nullable=False),
+        sa.Column("caller", NAME, nullable=False),
         sa.Column("digests", sa.JSON(), nullable=False),
-        sa.Column("answer", sa.LargeBinary()),
-        sa.Column(
-            "created_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("now()"),
-            nullable=False,
-        ),
+        sa.Column("answer", LONG_BYTES),
+        moment("created_at"),
         sa.PrimaryKeyConstraint("request_id", "method", "caller", name=op.f("pk_requests")),
+        **TABLE_OPTIONS,
     )
     op.create_index(op.f("ix_requests_created_at"), "requests", ["created_at"])
     op.create_table(
@@ -35,6 +34,7 @@ def upgrade() -> None:
         sa.Column("secret", sa.LargeBinary(), nullable=False),
         sa.CheckConstraint("id = 1", name=op.f("ck_request_keys_single")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_request_keys")),
+        **TABLE_OPTIONS,
     )
 
 

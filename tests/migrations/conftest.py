@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import pytest
 
-# The engines whose schemas are migrated, each by the fixture that has an empty database of it.
-ENGINES = {"postgresql": "empty_url"}
 
-
-@pytest.fixture(params=ENGINES)
-def engine_url(request: pytest.FixtureRequest) -> str:
-    """The URL of a database without tables, on each engine in turn."""
-    return cast("str", request.getfixturevalue(ENGINES[request.param]))
+@pytest.fixture
+def engine_url(empty_url: str) -> str:
+    """The URL of a database without tables, of each kind in turn."""
+    return empty_url

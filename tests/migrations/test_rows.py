@@ -13,6 +13,8 @@ from migrations import State
 from storage.models import Base
 from tests.migrations.kinds import KINDS, Kept, kinds_at
 
+ENGINES = ("postgresql", "sqlite", "mariadb")
+
 if TYPE_CHECKING:
     from tests.clients import Client
     from tests.conftest import Serve

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from tests.sessions import EMPTY_LEDGER, connected
+from tests.emptying import empty
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
     LogOf = Callable[[ModuleType], list[EventDict]]
 
 
-EMPTY = """
-    DELETE FROM users; DELETE FROM tags; DELETE FROM requests;
-    ALTER SEQUENCE users_id_seq RESTART;
-    ALTER SEQUENCE posts_id_seq RESTART;
-    ALTER SEQUENCE tags_id_seq RESTART;
-    ALTER SEQUENCE ledger_id_seq RESTART
-"""
-
-
 # A database and a server of its own cost a test more than most of them take. A file whose tests are
 # many takes these for its `database_url` and its `client`.
 
@@ -37,9 +28,7 @@ EMPTY = """
 @pytest.fixture
 async def emptied_url(shared_url: str) -> str:
     """The URL of a database with nothing in it: one for the tests of a file, emptied for each."""
-    async with connected(shared_url) as connection:
-        await connection.execute(EMPTY_LEDGER)
-        await connection.execute(EMPTY)
+    await empty(shared_url)
     return shared_url
 
 

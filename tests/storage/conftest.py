@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import make_url
 
 import migrations
 from storage.database import Database, PoolConfig
-from tests.sessions import EMPTY_LEDGER, connected
+from tests.emptying import empty
+from tests.sessions import connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,10 +27,8 @@ ALONE = PoolConfig(size=1, overflow=0, statement_timeout=0, lock_timeout=0)
 @pytest.fixture
 async def db(shared_url: str) -> AsyncIterator[Database]:
     """A migrated database with nothing in it: one for the tests of a file, emptied for each."""
+    await empty(shared_url)
     database = Database(shared_url)
-    async with database.transaction() as tx:
-        await tx.execute(text(EMPTY_LEDGER))
-        await tx.execute(text("TRUNCATE users, tags, requests CASCADE"))
     yield database
     await database.close()
 

@@ -41,22 +41,22 @@ def sql_of(window: Window) -> str:
     ("order", "after", "expected"),
     [
         (Order("id"), None, "ORDER BY id ASC LIMIT 11"),
-        (Order("id"), Cursor(7, 7), "WHERE (id) > (7) ORDER BY id ASC LIMIT 11"),
+        (Order("id"), Cursor(7, 7), "WHERE ((id) > (7)) ORDER BY id ASC LIMIT 11"),
         (
             Order("id", descending=True),
             Cursor(7, 7),
-            "WHERE (id) < (7) ORDER BY id DESC LIMIT 11",
+            "WHERE ((id) < (7)) ORDER BY id DESC LIMIT 11",
         ),
         (Order("name"), None, "ORDER BY name ASC, id ASC LIMIT 11"),
         (
             Order("name"),
             Cursor("b", 7),
-            "WHERE (name, id) > ('b', 7) ORDER BY name ASC, id ASC LIMIT 11",
+            "WHERE ((name, id) > ('b', 7)) ORDER BY name ASC, id ASC LIMIT 11",
         ),
         (
             Order("name", descending=True),
             Cursor("b", 7),
-            "WHERE (name, id) < ('b', 7) ORDER BY name DESC, id DESC LIMIT 11",
+            "WHERE ((name, id) < ('b', 7)) ORDER BY name DESC, id DESC LIMIT 11",
         ),
     ],
 )

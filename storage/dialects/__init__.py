@@ -1,0 +1,5 @@
+"""What differs by database, and nothing of it elsewhere.
+
+`types` has the columns' types, `sql` the expressions, `rows` what is written many rows at a time,
+`engine` what a connection is told. Each difference is a small function, its spellings side by side.
+"""

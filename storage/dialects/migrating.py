@@ -1,0 +1,96 @@
+"""What migrators tell a database, and how they take turns there."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from storage import poolers
+from storage.dialects.engine import listen_to_sqlite
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+# Any fixed number: every migrator of every Byline takes the same lock.
+LOCK = 0x42594C494E45
+# Seconds between two looks at whether the migrator before is done.
+TURN_POLL = 0.2
+
+
+def settings(dialect: str, lock_timeout: float) -> Mapping[str, str]:
+    """Says how long a step waits for a table before it gives up, and for what else it does not.
+
+    Args:
+        dialect: which kind of database.
+        lock_timeout: in seconds.
+    """
+    return {
+        "postgresql": {
+            "lock_timeout": f"{lock_timeout}s",
+            # A role's own limit is meant for callers: with it, a long step would never be done.
+            "statement_timeout": "0",
+            # What a migrator holds whose machine is gone, others wait for no longer than this.
+            "idle_in_transaction_session_timeout": "60s",
+        },
+        "mysql": {
+            "lock_wait_timeout": str(round(lock_timeout) or 1),
+            "innodb_lock_wait_timeout": str(round(lock_timeout) or 1),
+            "max_statement_time": "0",
+        },
+        "sqlite": {},
+    }[dialect]
+
+
+def make_engine(url: str, told: Mapping[str, str]) -> AsyncEngine:
+    """Returns an engine for one migrator, whose connections are told the settings."""
+    engine = create_async_engine(url, poolclass=NullPool)
+    if engine.dialect.name == "postgresql":
+        poolers.introduce(engine, {**told, "application_name": "byline-migrate"})
+    elif engine.dialect.name == "sqlite":
+        listen_to_sqlite(engine)
+    return engine
+
+
+@asynccontextmanager
+async def turn(
+    engine: AsyncEngine, connection: AsyncConnection, told: Mapping[str, str]
+) -> AsyncIterator[None]:
+    """Waits until no other migrator is at work, however long that takes, and keeps others waiting.
+
+    It asks again and again: one that waited within a statement would have an index that the other
+    builds concurrently wait for it in turn. The lock is the connection's, which drops it as it
+    closes. A pooler lends no connection for so long: there it is that of a transaction, in which
+    nothing else is done.
+    """
+    if engine.dialect.name == "sqlite":
+        # The one transaction that all steps are in is the only writer.
+        yield
+    elif engine.dialect.name == "mysql":
+        for name, value in told.items():
+            await connection.execute(text(f"SET {name} = {value}"))
+        await _until_taken(connection, f"GET_LOCK(CONCAT('{LOCK:x}.', DATABASE()), 0)")
+        yield
+    elif not poolers.is_pooled(await connection.get_raw_connection()):
+        await _until_taken(connection, f"pg_try_advisory_lock({LOCK})")
+        yield
+    else:
+        async with engine.connect() as keeper:
+            await _until_taken(keeper, f"pg_try_advisory_xact_lock({LOCK})")
+            # The last statement of its transaction: after one that looks at the database, what it
+            # saw would be kept, and an index could not be built concurrently.
+            await keeper.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            yield
+
+
+async def _until_taken(connection: AsyncConnection, lock: str) -> None:
+    """Takes the migrators' lock by one of the database's functions, as soon as it can be had."""
+    while not await connection.scalar(text(f"SELECT {lock}")):
+        await connection.rollback()
+        await asyncio.sleep(TURN_POLL)
