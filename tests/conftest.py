@@ -1,4 +1,4 @@
-"""What every test stands on: one throwaway PostgreSQL for the run, one database for each test."""
+"""What every test stands on: throwaway servers for the run, a database for each test."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - xdist has no typ
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Runs a test on every kind of database, unless its file says that it is of some."""
+    """Runs a test on PostgreSQL, or on the kinds of databases that its file names in `ENGINES`."""
     if "engine" in metafunc.fixturenames:
         names = getattr(metafunc.module, "ENGINES", ("postgresql",))
         found = [each for each in metafunc.config.stash[SERVERS] if each.name in names]

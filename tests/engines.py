@@ -48,7 +48,7 @@ class Engine(NamedTuple):
     Args:
         name: `postgresql`, `mariadb` or `sqlite`.
         url: of the server; the databases of tests are beside it.
-        template: a migrated database with nothing in it, as `fresh` takes it.
+        template: a migrated database with nothing in it, which `create` copies.
     """
 
     name: str

@@ -32,8 +32,8 @@ EMPTY_LEDGER = """
             ALTER TABLE ledger DISABLE TRIGGER keep_ledger;
             TRUNCATE ledger, open_holds RESTART IDENTITY;
             ALTER TABLE ledger ENABLE TRIGGER keep_ledger;
-            UPDATE credit_accounts SET available = 0, held = 0;
         END IF;
+        UPDATE credit_accounts SET available = 0, held = 0 WHERE available <> 0 OR held <> 0;
     END $$
 """
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     BigInteger,
-    Numeric,
     and_,
     any_,
     bindparam,
@@ -271,15 +270,6 @@ def _clock_of_sqlite() -> ColumnElement[datetime]:
 def literal(value: str) -> ColumnElement[str]:
     """A value that is part of the statement's text, where partial indexes can see it."""
     return bindparam(None, value, literal_execute=True)
-
-
-def exact(number: SQLColumnExpression[Any]) -> ColumnElement[Any]:
-    """A number whose sums are of any size, where the database can count so far."""
-    return Spelt(
-        postgresql=cast(number, Numeric),
-        mysql=cast(number, Numeric(65, 0)),
-        sqlite=type_coerce(number, BigInteger),
-    )
 
 
 def planned_for_its_values(table: type[Base]) -> ColumnElement[bool]:
