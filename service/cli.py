@@ -25,7 +25,7 @@ from service.supervisor import supervise
 from storage import embedded, seeding
 from storage.database import Database
 from storage.errors import AlreadyExists, StorageError
-from storage.urls import without_password
+from storage.dialects.urls import file_of, is_file, without_password
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -179,8 +179,9 @@ def _maintain(settings: Settings) -> None:
 def _database(settings: Settings, *, share: bool) -> Iterator[Where]:
     """Yields the database of the settings, running the embedded one while the block lasts."""
     if settings.database_url is not None:
-        shown = without_password(settings.database_url)
-        yield Where(settings.database_url, shown, "on your own server")
+        url = settings.database_url
+        data = str(Path(file_of(url)).resolve()) if is_file(url) else "on your own server"
+        yield Where(url, without_password(url), data)
         return
     needed = settings.workers * settings.pool_limit + SPARE_CONNECTIONS
     told = {"max_connections": str(max(DEFAULT_MAX_CONNECTIONS, needed))}
@@ -204,8 +205,9 @@ def _ensure_schema(settings: Settings, where: Where) -> str:
         CommandFailed: when it cannot, and may not bring the schema to where it can.
     """
     status = migrations.status(where.url)
-    may_migrate = settings.migrate or settings.database_url is None
-    if may_migrate and status.state is migrations.State.BEHIND:
+    # Nobody but Byline looks after these two.
+    is_its_own = settings.database_url is None or is_file(settings.database_url)
+    if (settings.migrate or is_its_own) and status.state is migrations.State.BEHIND:
         migrations.up(where.url)
         status = migrations.status(where.url)
     match status.state:

@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from storage.urls import check_url
+from storage.dialects.urls import check_url
 
 HIGHEST_PORT = 0xFFFF
 IPV6 = 6
@@ -70,9 +70,7 @@ def _listenable(text: str) -> str:
     return str(parse_address(text))
 
 
-def _asyncpg(url: str) -> str:
-    if not url.startswith("postgresql+asyncpg://"):
-        raise ValueError("must start with postgresql+asyncpg://")
+def _reachable(url: str) -> str:
     check_url(url)
     return url
 
@@ -93,14 +91,16 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         Path("byline-data"), description="where the embedded PostgreSQL keeps its data"
     )
-    database_url: Annotated[str, AfterValidator(_asyncpg)] | None = Field(
+    database_url: Annotated[str, AfterValidator(_reachable)] | None = Field(
         None,
-        description="your own PostgreSQL instead of the embedded one: "
-        "postgresql+asyncpg://USER:PASSWORD@HOST/NAME",
+        description="your own database instead of the embedded PostgreSQL: "
+        "postgresql+asyncpg://USER:PASSWORD@HOST/NAME, mysql+asyncmy://USER:PASSWORD@HOST/NAME "
+        "or sqlite+aiosqlite:///FILE",
         repr=False,
     )
     migrate: bool = Field(
-        default=False, description="bring the schema up to date before serving; embedded: always"
+        default=False,
+        description="bring the schema up to date before serving; embedded and SQLite: always",
     )
 
     pool_size: PositiveInt = Field(10, description="database connections kept open per worker")

@@ -18,7 +18,7 @@ from service.config import Address, Settings
 from service.loop import factory
 from service.server import Server
 from storage.database import Database
-from tests import engines, servers
+from tests import differences, engines, servers
 from tests.clients import Client
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     Command = Callable[..., "Ended"]
     Serve = Callable[..., AbstractAsyncContextManager[Client]]
 
+ON_EVERY_KIND = {"storage", "service"}
 SERVERS = pytest.StashKey[list[engines.Engine]]()
 
 _numbers = itertools.count(1)
@@ -67,10 +68,21 @@ def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - xdist has no typ
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Runs a test on PostgreSQL, or on the kinds of databases that its file names in `ENGINES`."""
+    """Runs the tests of storage and of the service on every kind of database, but for what differs.
+
+    The others run on PostgreSQL, or on the kinds of databases that their file names in `ENGINES`.
+    """
     if "engine" in metafunc.fixturenames:
-        names = getattr(metafunc.module, "ENGINES", ("postgresql",))
-        found = [each for each in metafunc.config.stash[SERVERS] if each.name in names]
+        package = metafunc.definition.path.parent.name
+        kinds = engines.KINDS if package in ON_EVERY_KIND else ("postgresql",)
+        kinds = getattr(metafunc.module, "ENGINES", kinds)
+        differ = metafunc.definition.get_closest_marker(differences.MARK)
+        absent = differences.ON[differ.args[0]] if differ else ()
+        found = [
+            each
+            for each in metafunc.config.stash[SERVERS]
+            if each.name in kinds and each.name not in absent
+        ]
         metafunc.parametrize(
             "engine", found, indirect=True, scope="session", ids=[each.name for each in found]
         )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
+KINDS = ("postgresql", "sqlite", "mariadb")
 TEMPLATE = "byline_template"
 # Nothing in a throwaway server has to outlive the machine's power.
 MARIADB_SETTINGS = {

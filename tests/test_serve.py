@@ -22,8 +22,9 @@ from grpc_health.v1 import health_pb2
 
 from tests import factories
 from tests.clients import Client, refusal_of
+from tests.onlookers import locked_user, until_gone, until_waiting_for_a_lock
 from tests.processes import Byline, calling, is_running, serving, until, working_in
-from tests.sessions import connected, locked_user, until_gone, until_waiting_for_a_lock
+from tests.sessions import connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -22,10 +22,11 @@ from storage.users import Key
 from tests import factories, servers
 from tests.clients import refusal_of
 from tests.ledgers import balances, outcome_of
+from tests.onlookers import end_connections, locked_user
 from tests.paging import listed
 from tests.processes import Running, until
 from tests.roundtrips import counted
-from tests.sessions import BYLINES, EMPTY_LEDGER, connected, end_connections, locked_user
+from tests.sessions import BYLINES, EMPTY_LEDGER, connected
 from tests.statements import run
 
 if TYPE_CHECKING:

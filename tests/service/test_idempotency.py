@@ -21,17 +21,10 @@ from service import interceptors
 from tests import factories
 from tests.clients import Refusal, outcome_of, refusal_of, rpcs
 from tests.factories import PASSWORD
+from tests.onlookers import end_connections, locked_user, slow_commits, until_waiting_for_a_lock
 from tests.processes import until
 from tests.service.writes import WRITES, named, send
-from tests.sessions import (
-    BYLINES,
-    EMPTY_LEDGER,
-    connected,
-    end_connections,
-    locked_user,
-    slow_commits,
-    until_waiting_for_a_lock,
-)
+from tests.sessions import BYLINES, EMPTY_LEDGER, connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -23,8 +23,9 @@ from storage.database import Database
 from storage.errors import Contention, DatabaseDown, NotFound
 from tests import factories
 from tests.clients import Client, outcome_of, refusal_of
+from tests.onlookers import locked_user, until_waiting_for_a_lock
 from tests.processes import until
-from tests.sessions import BYLINES, connected, locked_user, until_waiting_for_a_lock
+from tests.sessions import BYLINES, connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -14,9 +14,10 @@ from service.maintenance import Job, Maintenance, finish
 from storage.database import Database
 from storage.errors import DatabaseDown, StorageError, Unexpected
 from tests import factories
+from tests.onlookers import until_gone, until_waiting_for_a_lock
 from tests.processes import until
 from tests.service.writes import send
-from tests.sessions import connected, until_gone, until_waiting_for_a_lock
+from tests.sessions import connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

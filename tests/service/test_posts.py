@@ -14,7 +14,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests import factories
 from tests.clients import Refusal, missing, outcome_of, refusal_of, stale, summary_of
-from tests.sessions import connected, until_waiting_for_a_lock
+from tests.onlookers import until_waiting_for_a_lock
+from tests.sessions import connected
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -15,8 +15,8 @@ from byline.v1 import users_pb2 as pb
 from byline.v1.users_pb2_grpc import UserServiceStub
 
 from tests import factories
+from tests.onlookers import locked_user, until_gone, until_waiting_for_a_lock
 from tests.processes import Byline, calling, is_running, serving, until
-from tests.sessions import locked_user, until_gone, until_waiting_for_a_lock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

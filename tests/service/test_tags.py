@@ -13,7 +13,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from tests import factories
 from tests.clients import Refusal, missing, outcome_of, refusal_of, stale, taken
-from tests.sessions import connected, until_waiting_for_a_lock
+from tests.onlookers import until_waiting_for_a_lock
+from tests.sessions import connected
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

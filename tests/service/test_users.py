@@ -15,8 +15,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tests import factories
 from tests.clients import Refusal, missing, outcome_of, refusal_of, stale, summary_of, taken
 from tests.factories import PASSWORD
+from tests.onlookers import locked_user
 from tests.processes import until
-from tests.sessions import BYLINES, connected, locked_user
+from tests.sessions import BYLINES, connected
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping, Sequence

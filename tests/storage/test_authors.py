@@ -17,8 +17,8 @@ from storage.casefold import fold
 from storage.errors import Contention, NotFound
 from storage.keyset import Order, Window
 from tests import factories
+from tests.onlookers import until_waiting_for_a_lock
 from tests.paging import all_pages, in_order, listed, orders
-from tests.sessions import until_waiting_for_a_lock
 from tests.statements import post_counts, run, sent_by
 
 if TYPE_CHECKING:

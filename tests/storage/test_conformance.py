@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-ENGINES = ("postgresql", "sqlite", "mariadb")
-
 # Beyond the Basic Multilingual Plane: four bytes of UTF-8 each.
 WIDE = "🦉𝒜𠀀"
 SAME = [

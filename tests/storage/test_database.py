@@ -33,15 +33,9 @@ from storage.errors import (
 )
 from storage.users import Filter, Key, UserRow
 from tests import factories
+from tests.onlookers import end_connections, locked_user, slow_commits, until_waiting_for_a_lock
 from tests.processes import until
-from tests.sessions import (
-    BYLINES,
-    connected,
-    end_connections,
-    locked_user,
-    slow_commits,
-    until_waiting_for_a_lock,
-)
+from tests.sessions import BYLINES, connected
 from tests.statements import sent_by
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from storage.gathering import MOST, Together
 from storage.requests import AlreadyAnswered, Claim, Key, claim_of_call
 from tests import factories
 from tests.factories import transfer
-from tests.sessions import connected, until_waiting_for_a_lock
+from tests.onlookers import until_waiting_for_a_lock
+from tests.sessions import connected
 from tests.statements import run
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from storage.transfers import State, TransferRow
 from tests import factories
 from tests.factories import grant, hold, make, transfer
 from tests.ledgers import balances, outcome_of
+from tests.onlookers import until_waiting_for_a_lock
 from tests.processes import until
-from tests.sessions import connected, until_waiting_for_a_lock
+from tests.sessions import connected
 from tests.statements import run
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from storage.errors import NotFound, Stale, TooManyTags
 from storage.keyset import Order, Window
 from storage.posts import Filter, PostRow
 from tests import factories
+from tests.onlookers import until_waiting_for_a_lock
 from tests.paging import all_pages, in_order, listed, orders
-from tests.sessions import until_waiting_for_a_lock
 from tests.statements import run, sent_by
 
 if TYPE_CHECKING:

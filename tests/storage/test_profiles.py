@@ -13,7 +13,7 @@ from storage import profiles, users
 from storage.errors import Contention, NotFound, Stale
 from storage.profiles import ProfileRow
 from tests import factories
-from tests.sessions import until_waiting_for_a_lock
+from tests.onlookers import until_waiting_for_a_lock
 
 if TYPE_CHECKING:
     from storage.database import Database

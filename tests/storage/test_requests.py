@@ -12,7 +12,8 @@ from sqlalchemy import text
 
 from storage import requests
 from storage.requests import AlreadyAnswered, Answered, Claim, Key
-from tests.sessions import connected, until_waiting_for_a_lock
+from tests.onlookers import until_waiting_for_a_lock
+from tests.sessions import connected
 from tests.statements import run
 
 if TYPE_CHECKING:

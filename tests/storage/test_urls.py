@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from storage.urls import without_password
+from storage.dialects.urls import without_password
 
 
 def test_a_url_is_shown_without_its_password() -> None:

@@ -19,7 +19,7 @@ from storage.keyset import Cursor, Order, Window
 from storage.models import Role
 from storage.users import Filter, Key, UserRow
 from tests import factories
-from tests.sessions import locked_user, until_waiting_for_a_lock
+from tests.onlookers import locked_user, until_waiting_for_a_lock
 from tests.statements import sent_by
 
 if TYPE_CHECKING:

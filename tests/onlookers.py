@@ -1,0 +1,249 @@
+"""The database as others of its clients see it: rows that somebody locks, and who is connected."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import event, make_url, text
+from sqlalchemy.engine import Engine
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from storage.dialects.engine import listen_to_sqlite
+from tests.processes import until
+from tests.servers import past_the_pooler
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sqlalchemy import CursorResult, Row
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+# How many connections there are of Bylines to the database that is asked: in all, those that are
+# within a transaction or a statement, and those that wait for a lock.
+_ALL = {
+    "postgresql": """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'byline'
+    """,
+    "mysql": """
+        SELECT count(*) FROM information_schema.processlist AS process
+        WHERE db = DATABASE() AND process.id NOT IN ({onlookers})
+    """,
+}
+_AT_WORK = {
+    "postgresql": f"{_ALL['postgresql']} AND (state <> 'idle' OR xact_start IS NOT NULL)",
+    "mysql": f"""{_ALL["mysql"]} AND (command <> 'Sleep' OR EXISTS (
+        SELECT 1 FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = process.id
+    ))""",
+}
+_WAITING = {
+    "postgresql": f"{_ALL['postgresql']} AND wait_event_type = 'Lock'",
+    "mysql": f"""{_ALL["mysql"]} AND EXISTS (
+        SELECT 1 FROM information_schema.innodb_trx
+        WHERE trx_mysql_thread_id = process.id AND trx_state = 'LOCK WAIT'
+    )""",
+}
+_LOCK_A_USER = {
+    "postgresql": "SELECT id FROM users WHERE id = :id FOR UPDATE",
+    "mysql": "SELECT id FROM users WHERE id = :id FOR UPDATE",
+    # It has the whole database, as every writer has.
+    "sqlite": "SELECT id FROM users WHERE id = :id",
+}
+
+# The connections of onlookers themselves, where the server does not tell whose a connection is.
+_onlookers: set[int] = set()
+# Connections of this process that are at the beginning of a transaction on SQLite, by the file.
+_beginning: dict[str, int] = {}
+
+
+class Onlooker:
+    """A connection that is nobody else's, outside of transactions."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self.kind = connection.dialect.name
+        self._connection = connection
+
+    async def execute(self, statement: str, **values: object) -> CursorResult[Any]:
+        """Runs a statement, with `:name` for a value."""
+        return await self._connection.execute(text(statement), values)
+
+    async def rows(self, statement: str, **values: object) -> list[Row[Any]]:
+        """Returns what a query asks for."""
+        return list((await self.execute(statement, **values)).all())
+
+    async def value(self, statement: str, **values: object) -> Any:  # noqa: ANN401 - any column's
+        """Returns the one value that a query asks for."""
+        return (await self.execute(statement, **values)).scalar()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """Makes one transaction of the block, which is not committed."""
+        await self.execute("BEGIN IMMEDIATE" if self.kind == "sqlite" else "BEGIN")
+        try:
+            yield
+        finally:
+            await self.execute("ROLLBACK")
+
+    async def count(self, queries: dict[str, str]) -> int:
+        """Returns how many of Bylines' connections one of the queries above counts."""
+        onlookers = ", ".join(map(str, _onlookers))
+        found: int = await self.value(queries[self.kind].format(onlookers=onlookers))
+        return found
+
+
+@asynccontextmanager
+async def looking_on(url: str) -> AsyncIterator[Onlooker]:
+    """An onlooker of a database."""
+    engine = create_async_engine(
+        past_the_pooler(url), poolclass=NullPool, isolation_level="AUTOCOMMIT"
+    )
+    if engine.dialect.name == "sqlite":
+        listen_to_sqlite(engine)
+    try:
+        async with engine.connect() as connection:
+            onlooker = Onlooker(connection)
+            number = (
+                await onlooker.value("SELECT connection_id()") if onlooker.kind == "mysql" else 0
+            )
+            _onlookers.add(number)
+            try:
+                yield onlooker
+            finally:
+                _onlookers.discard(number)
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def slow_commits(url: str) -> AsyncIterator[None]:
+    """PostgreSQL: holds up commits that add a user; each waits for a lock that the block holds."""
+    async with looking_on(url) as onlooker:
+        await onlooker.execute(
+            "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END'"
+        )
+        await onlooker.execute(
+            "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED"
+            " FOR EACH ROW EXECUTE FUNCTION wait()"
+        )
+        await onlooker.execute("SELECT pg_advisory_lock(1)")
+        try:
+            yield
+        finally:
+            await onlooker.execute("SELECT pg_advisory_unlock_all()")
+            await onlooker.execute("DROP FUNCTION wait CASCADE")
+
+
+@asynccontextmanager
+async def locked_user(url: str, user_id: int) -> AsyncIterator[None]:
+    """Holds the lock on a user's row while the block lasts."""
+    async with looking_on(url) as onlooker, onlooker.transaction():
+        await onlooker.execute(_LOCK_A_USER[onlooker.kind], id=user_id)
+        yield
+
+
+async def until_waiting_for_a_lock(url: str, *, callers: int = 1) -> None:
+    """Waits until so many callers of Bylines wait for locks that somebody else holds.
+
+    On SQLite one of them waits for the others, and the rest for that one.
+    """
+    if _is_file(url):
+        await until(lambda: _beginning.get(_file_of(url), 0) > 0)
+        return
+    async with looking_on(url) as onlooker:
+
+        async def holds() -> bool:
+            return await onlooker.count(_WAITING) >= callers
+
+        await until(holds)
+
+
+async def until_idle(url: str) -> None:
+    """Waits until no Byline is within a transaction or a statement."""
+    if _is_file(url):
+        async with looking_on(url) as onlooker, onlooker.transaction():
+            return
+    await _until_none(url, _AT_WORK)
+
+
+async def until_gone(url: str) -> None:
+    """Waits until no Byline is connected, within a transaction or without."""
+    if _is_file(url):
+        await until(lambda: not _descriptors(_file_of(url)))
+        return
+    await _until_none(url, _ALL)
+
+
+async def end_connections(url: str) -> None:
+    """Ends every connection of Bylines to the database, as a restart of the server does."""
+    async with looking_on(url) as onlooker:
+        if onlooker.kind == "postgresql":
+            # Waits for their ends, ten seconds each at most.
+            await onlooker.execute(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name = 'byline'"
+            )
+            return
+        mine = ", ".join(map(str, _onlookers))
+        found = await onlooker.rows(
+            f"SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id NOT IN ({mine})"  # noqa: S608 - numbers
+        )
+        for row in found:
+            await onlooker.execute(f"KILL {row.id}")
+
+        async def holds() -> bool:
+            return not await onlooker.count(_ALL)
+
+        await until(holds)
+
+
+async def _until_none(url: str, queries: dict[str, str]) -> None:
+    async with looking_on(url) as onlooker:
+
+        async def holds() -> bool:
+            return not await onlooker.count(queries)
+
+        await until(holds)
+
+
+def _is_file(url: str) -> bool:
+    return make_url(url).get_backend_name() == "sqlite"
+
+
+def _file_of(url: str) -> str:
+    return str(make_url(url).database)
+
+
+def _descriptors(file: str) -> list[str]:
+    """The descriptors that this process has of a file."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(entry.readlink())
+        except FileNotFoundError:
+            continue
+        if target == file:
+            found.append(entry.name)
+    return found
+
+
+@event.listens_for(Engine, "before_cursor_execute")
+def _note_beginning(connection: Any, _: object, statement: str, *__: object) -> None:  # noqa: ANN401 - SQLAlchemy's
+    if statement == "BEGIN IMMEDIATE":
+        file = str(connection.engine.url.database)
+        _beginning[file] = _beginning.get(file, 0) + 1
+
+
+@event.listens_for(Engine, "after_cursor_execute")
+def _note_begun(connection: Any, _: object, statement: str, *__: object) -> None:  # noqa: ANN401 - SQLAlchemy's
+    if statement == "BEGIN IMMEDIATE":
+        _beginning[str(connection.engine.url.database)] -= 1
+
+
+@event.listens_for(Engine, "handle_error")
+def _note_failed(context: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
+    if context.statement == "BEGIN IMMEDIATE":
+        _beginning[str(context.engine.url.database)] -= 1
