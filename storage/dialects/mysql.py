@@ -24,6 +24,6 @@ class Connection(driver.Connection):
 
 async def connect(**options: Any) -> Connection:  # noqa: ANN401 - as the driver has them
     """Opens a connection."""
-    connection = Connection(**options)
+    connection = Connection(**options)  # type: ignore[no-untyped-call]  # so its stubs say
     await connection.connect()
     return connection

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import QueuePool, literal, select, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage import users
@@ -31,7 +30,8 @@ ENGINES = ("postgresql", "sqlite", "mariadb")
 
 FOR_EVER = {
     "postgresql": "SELECT pg_sleep(3600)",
-    "mysql": "SELECT SLEEP(3600)",
+    # SLEEP() looks after its client now and then, which no other statement does.
+    "mysql": "SELECT BENCHMARK(1000000000000, SHA2('x', 512))",
     "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT count(*) FROM n",
 }
 # How many statements that take for ever a database is at. SQLite is in the process, and a caller of
@@ -40,7 +40,7 @@ RUNNING = {
     "postgresql": "SELECT count(*) FROM pg_stat_activity"
     " WHERE datname = current_database() AND wait_event = 'PgSleep'",
     "mysql": "SELECT COUNT(*) FROM information_schema.processlist"
-    " WHERE db = DATABASE() AND state = 'User sleep'",
+    " WHERE db = DATABASE() AND id <> CONNECTION_ID() AND info LIKE '%BENCHMARK%'",
     "sqlite": "SELECT 0",
 }
 
@@ -97,13 +97,6 @@ async def end(task: asyncio.Task[Any]) -> None:
         await task
 
 
-def checked_out(db: Database) -> int:
-    """How many connections are on loan."""
-    pool = db.engine.sync_engine.pool
-    assert isinstance(pool, QueuePool)
-    return pool.checkedout()
-
-
 async def test_a_read_stops_at_the_database_when_its_caller_leaves(opened: Open) -> None:
     db = opened(statement_timeout=0)
     begun = asyncio.Event()
@@ -139,50 +132,6 @@ async def test_what_a_caller_who_leaves_had_locked_is_free(opened: Open) -> None
         await users.update(tx, user.id, {"full_name": "Ada"})
     async with db.read() as read:
         assert (await users.get(read, Key("id", user.id))).full_name == "Ada"
-
-
-async def test_whenever_callers_leave_the_rest_get_their_own_rows_and_nothing_is_left_open(
-    opened: Open,
-) -> None:
-    """Each leaves one step of the event loop later than the one before, on connections old and new.
-
-    What is left to the garbage collector warns when it is collected, and warnings are errors.
-    """
-    user = await factories.add_user(opened())
-    asked = 0
-
-    async def ask(session: Session) -> None:
-        nonlocal asked
-        asked += 1
-        mine = asked
-        assert (await session.execute(select(literal(mine)))).scalar_one() == mine
-
-    async def write() -> None:
-        async with db.transaction() as tx:
-            await users.update(tx, user.id, {"full_name": "Ada"})
-            await ask(tx)
-
-    async def read(*, snapshot: bool) -> None:
-        async with db.read(snapshot=snapshot) as session:
-            await ask(session)
-            await ask(session)
-
-    for steps in range(80):
-        if steps % 20 == 0:
-            db = opened(size=4, overflow=2)
-        tasks = [
-            asyncio.ensure_future(call)
-            for call in (write(), read(snapshot=False), read(snapshot=True), read(snapshot=False))
-        ]
-        for _ in range(steps):
-            await asyncio.sleep(0)
-        for task in tasks:
-            task.cancel()
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        assert {type(outcome) for outcome in outcomes} <= {asyncio.CancelledError, type(None)}
-        assert checked_out(db) == 0
-        await read(snapshot=False)
-    gc.collect()
 
 
 async def test_a_server_that_cannot_be_told_is_not_waited_for() -> None:
