@@ -17,7 +17,8 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolWaitError
 
-from storage.dialects.engine import interrupt, make_engine, snapshot_options, turns
+from storage.dialects.engine import autocommit_options, make_engine, snapshot_options, turns
+from storage.dialects.leaving import stop_what_is_left
 from storage.errors import DatabaseDown, LockTimeout, PoolTimeout, StorageError, translate
 
 if TYPE_CHECKING:
@@ -121,9 +122,6 @@ class Session:
             use.statements += 1
             try:
                 return await self._connection.execute(statement, parameters)
-            except asyncio.CancelledError:
-                interrupt(self._connection)
-                raise
             except DBAPIError as error:
                 raise translate(error) from None
             except PendingRollbackError:
@@ -264,11 +262,11 @@ class Database:
         self._engine = make_engine(url, pool)
         self._turn = turns(self._engine)
         self._patience = pool.lock_timeout or None
-        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        alone = autocommit_options(self._engine)
+        self._autocommit = self._engine.execution_options(**alone)
         self._snapshot = self._engine.execution_options(**snapshot_options(self._engine))
-        self._vital = make_engine(url, replace(pool, size=1, overflow=0)).execution_options(
-            isolation_level="AUTOCOMMIT"
-        )
+        self._vital = make_engine(url, replace(pool, size=1, overflow=0)).execution_options(**alone)
+        self._killer = stop_what_is_left(self._engine, self._vital, pool.connect_timeout)
 
     @property
     def engine(self) -> AsyncEngine:
@@ -349,6 +347,8 @@ class Database:
 
     async def close(self) -> None:
         """Closes every connection of the pool. Those on loan close when they come back."""
+        if self._killer is not None:
+            await self._killer.done()
         for engine in (self._vital, self._engine):
             event.listen(engine.sync_engine.pool, "checkin", _close_entry)
             await engine.dispose()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import make_url
 
 from storage.database import PoolConfig
-from storage.dialects.engine import make_engine
+from storage.dialects.engine import autocommit_options, make_engine
 from tests.sessions import EMPTY_LEDGER, connected
 
 # Takes all credits away, past the triggers that keep the ledger.
@@ -48,7 +48,7 @@ async def empty(url: str) -> None:
         return
     engine = make_engine(url, PoolConfig(size=1, overflow=0, statement_timeout=0))
     try:
-        async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as other:
+        async with engine.execution_options(**autocommit_options(engine)).connect() as other:
             for each in statements:
                 await other.exec_driver_sql(each)
     finally:

@@ -20,12 +20,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy import Connection
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from storage.database import PoolConfig
 
-# What `BEGIN` is on SQLite, for a connection that is to see one state and to change nothing.
-DEFERRED = "byline_deferred"
+# The execution option with the statements that begin a transaction. To say so by an isolation level
+# sends statements around every loan of a connection, and one of them before anybody owns it: a
+# caller who is cancelled there leaves it to the garbage collector.
+BEGIN = "byline_begin"
+_BEGIN = {"mysql": ("START TRANSACTION",), "sqlite": ("BEGIN IMMEDIATE",)}
+_AUTOCOMMIT: dict[str, dict[str, Any]] = {
+    "postgresql": {"isolation_level": "AUTOCOMMIT"},
+    "mysql": {BEGIN: ()},
+    "sqlite": {BEGIN: ()},
+}
+_SNAPSHOT: dict[str, dict[str, Any]] = {
+    "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+    "mysql": {
+        BEGIN: ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "START TRANSACTION READ ONLY")
+    },
+    "sqlite": {BEGIN: ("BEGIN",)},
+}
 _NANOSECONDS_OF_A_TICK = 1_000
 # Seconds: the most that MariaDB takes.
 _NO_BOUND = 100_000_000
@@ -49,6 +64,8 @@ def make_engine(url: str, pool: PoolConfig) -> AsyncEngine:
         poolers.introduce(engine, _settings_of_postgresql(pool))
     elif engine.dialect.name == "sqlite":
         listen_to_sqlite(engine)
+    elif engine.dialect.name == "mysql":
+        event.listen(engine.sync_engine, "begin", _begin)
     return engine
 
 
@@ -70,6 +87,8 @@ def _postgresql(pool: PoolConfig) -> dict[str, Any]:
 
 
 def _mysql(pool: PoolConfig) -> dict[str, Any]:
+    from storage.dialects import mysql  # noqa: PLC0415 - its driver is not there for everybody
+
     told = {
         "time_zone": "'+00:00'",
         # What an UPDATE assigns is worked out from what was there before, as everywhere else.
@@ -79,11 +98,13 @@ def _mysql(pool: PoolConfig) -> dict[str, Any]:
         "innodb_lock_wait_timeout": f"{round(pool.lock_timeout) or _NO_BOUND}",
         "idle_transaction_timeout": f"{round(pool.statement_timeout)}",
         "collation_connection": f"'{MYSQL_COLLATION}'",
+        # A statement sees what was committed before it, as on PostgreSQL.
+        "tx_isolation": "'READ-COMMITTED'",
     }
     return {
-        # A statement sees what was committed before it, as on PostgreSQL.
-        "isolation_level": "READ COMMITTED",
         "connect_args": {
+            "async_creator_fn": mysql.connect,
+            "autocommit": True,
             "charset": "utf8mb4",
             "connect_timeout": round(pool.connect_timeout) or 1,
             "init_command": "SET " + ", ".join(f"{name} = {value}" for name, value in told.items()),
@@ -106,11 +127,14 @@ def _milliseconds(seconds: float) -> str:
     return str(round(seconds * 1000))
 
 
+def autocommit_options(engine: AsyncEngine) -> dict[str, Any]:
+    """Returns the execution options under which each statement is on its own."""
+    return _AUTOCOMMIT[engine.dialect.name]
+
+
 def snapshot_options(engine: AsyncEngine) -> dict[str, Any]:
     """Returns the execution options under which all statements see the same state."""
-    if engine.dialect.name == "sqlite":
-        return {DEFERRED: True}
-    return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    return _SNAPSHOT[engine.dialect.name]
 
 
 def turns(engine: AsyncEngine) -> asyncio.Lock | None:
@@ -121,7 +145,7 @@ def turns(engine: AsyncEngine) -> asyncio.Lock | None:
 def listen_to_sqlite(engine: AsyncEngine) -> None:
     """Has connections of SQLite know what Byline's statements need, and begin as they should."""
     event.listen(engine.sync_engine, "connect", _tell_sqlite)
-    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin)
 
 
 def _tell_sqlite(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver's
@@ -143,15 +167,6 @@ def _clock() -> int:
     return time.time_ns() // _NANOSECONDS_OF_A_TICK
 
 
-def _begin_sqlite(connection: Connection) -> None:
-    options = connection.get_execution_options()
-    if options.get("isolation_level") == "AUTOCOMMIT":
-        return
-    connection.exec_driver_sql("BEGIN" if options.get(DEFERRED) else "BEGIN IMMEDIATE")
-
-
-def interrupt(connection: AsyncConnection) -> None:
-    """Stops the statement that a connection is at, where leaving it does not."""
-    if connection.dialect.name == "sqlite":
-        raw: Any = connection.sync_connection
-        raw.connection.driver_connection._conn.interrupt()  # noqa: SLF001 - aiosqlite's own waits
+def _begin(connection: Connection) -> None:
+    for statement in connection.get_execution_options().get(BEGIN, _BEGIN[connection.dialect.name]):
+        connection.exec_driver_sql(statement)

@@ -13,8 +13,7 @@ from migrations import State
 from storage.models import Base
 from tests.migrations.kinds import KINDS, Kept, kinds_at
 
-# A server that is cancelled while it speaks to MariaDB may lose a connection.
-ENGINES = ("postgresql", "sqlite")
+ENGINES = ("postgresql", "sqlite", "mariadb")
 
 if TYPE_CHECKING:
     from tests.clients import Client

@@ -1,0 +1,143 @@
+"""Callers who leave: what they were at stops, and nothing of theirs is left."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from storage import users
+from storage.database import Database, PoolConfig
+from storage.dialects.leaving import Killer
+from storage.users import Key
+from tests import factories
+from tests.emptying import empty
+from tests.processes import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from storage.database import Session
+    from storage.users import UserRow
+
+    Open = Callable[..., Database]
+
+ENGINES = ("postgresql", "sqlite", "mariadb")
+
+FOR_EVER = {
+    "postgresql": "SELECT pg_sleep(3600)",
+    # SLEEP() looks after its client now and then, which no other statement does.
+    "mysql": "SELECT BENCHMARK(1000000000000, SHA2('x', 512))",
+    "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT count(*) FROM n",
+}
+# How many statements that take for ever a database is at. SQLite is in the process, and a caller of
+# its comes back when the statement has ended.
+RUNNING = {
+    "postgresql": "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND wait_event = 'PgSleep'",
+    "mysql": "SELECT COUNT(*) FROM information_schema.processlist"
+    " WHERE db = DATABASE() AND id <> CONNECTION_ID() AND info LIKE '%BENCHMARK%'",
+    "sqlite": "SELECT 0",
+}
+
+
+@pytest.fixture
+async def opened(shared_url: str) -> AsyncIterator[Open]:
+    """Opens the emptied database with a pool as the test wants it."""
+    made: list[Database] = []
+    await empty(shared_url)
+
+    def open_(**config: Any) -> Database:  # noqa: ANN401 - any field of PoolConfig
+        made.append(Database(shared_url, PoolConfig(**config)))
+        return made[-1]
+
+    yield open_
+    for database in made:
+        await database.close()
+
+
+async def run_for_ever(session: Session, begun: asyncio.Event) -> None:
+    begun.set()
+    await session.execute(text(FOR_EVER[session.dialect]))
+
+
+async def read_for_ever(db: Database, begun: asyncio.Event) -> None:
+    async with db.read() as read:
+        await run_for_ever(read, begun)
+
+
+async def write_for_ever(db: Database, user: UserRow, begun: asyncio.Event) -> None:
+    async with db.transaction() as tx:
+        await users.update(tx, user.id, {"full_name": "Bob"})
+        await run_for_ever(tx, begun)
+
+
+async def running(db: Database) -> int:
+    """How many statements that take for ever the database is at."""
+    async with db.read() as read:
+        count: int = (await read.execute(text(RUNNING[read.dialect]))).scalar_one()
+        return count
+
+
+async def until_running(db: Database, count: int) -> None:
+    async def holds() -> bool:
+        return db.engine.dialect.name == "sqlite" or await running(db) == count
+
+    await until(holds)
+
+
+async def end(task: asyncio.Task[Any]) -> None:
+    """Cancels a task and waits for its end, which must be that."""
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_read_stops_at_the_database_when_its_caller_leaves(opened: Open) -> None:
+    db = opened(statement_timeout=0)
+    begun = asyncio.Event()
+    task = asyncio.ensure_future(read_for_ever(db, begun))
+    await begun.wait()
+    await until_running(db, 1)
+    await end(task)
+    await until_running(db, 0)
+
+
+async def test_closing_waits_until_what_callers_left_has_stopped(opened: Open) -> None:
+    db, other = opened(statement_timeout=0), opened()
+    begun = asyncio.Event()
+    tasks = [asyncio.ensure_future(read_for_ever(db, begun)) for _ in range(3)]
+    await begun.wait()
+    await until_running(other, 3)
+    for task in tasks:
+        await end(task)
+    await db.close()
+    await until_running(other, 0)
+
+
+async def test_what_a_caller_who_leaves_had_locked_is_free(opened: Open) -> None:
+    """Who waits for it would otherwise fail by `LockTimeout`."""
+    db = opened(statement_timeout=0, lock_timeout=5)
+    user = await factories.add_user(db)
+    begun = asyncio.Event()
+    task = asyncio.ensure_future(write_for_ever(db, user, begun))
+    await begun.wait()
+    await until_running(db, 1)
+    await end(task)
+    async with db.transaction() as tx:
+        await users.update(tx, user.id, {"full_name": "Ada"})
+    async with db.read() as read:
+        assert (await users.get(read, Key("id", user.id))).full_name == "Ada"
+
+
+async def test_a_server_that_cannot_be_told_is_not_waited_for() -> None:
+    nowhere = create_async_engine("mysql+asyncmy://nobody@127.0.0.1:1/nowhere")
+    killer = Killer(nowhere, 5)
+    killer(SimpleNamespace(thread_id=lambda: 1))
+    await killer.done()
+    await killer.done()
+    await nowhere.dispose()
