@@ -5,7 +5,8 @@ from __future__ import annotations
 from sqlalchemy import make_url
 
 from storage.database import PoolConfig
-from storage.dialects.engine import autocommit_options, make_engine
+from storage.dialects.engine import make_engine
+from storage.dialects.transactions import autocommit_options
 from tests.sessions import EMPTY_LEDGER, connected
 
 # Takes all credits away, past the triggers that keep the ledger.

@@ -11,7 +11,8 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from storage.dialects.engine import listen_to_sqlite
+from storage.dialects import sqlite
+from storage.dialects.transactions import autocommit_options
 from tests.processes import until
 from tests.servers import past_the_pooler
 
@@ -97,11 +98,12 @@ class Onlooker:
 @asynccontextmanager
 async def looking_on(url: str) -> AsyncIterator[Onlooker]:
     """An onlooker of a database."""
-    engine = create_async_engine(
-        past_the_pooler(url), poolclass=NullPool, isolation_level="AUTOCOMMIT"
-    )
+    engine = create_async_engine(past_the_pooler(url), poolclass=NullPool)
     if engine.dialect.name == "sqlite":
-        listen_to_sqlite(engine)
+        sqlite.introduce(engine)
+        engine = engine.execution_options(**autocommit_options(engine))
+    else:
+        engine = engine.execution_options(isolation_level="AUTOCOMMIT")
     try:
         async with engine.connect() as connection:
             onlooker = Onlooker(connection)

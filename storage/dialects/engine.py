@@ -5,43 +5,23 @@ Each kind of database has a function that makes its engine, by the name that its
 
 from __future__ import annotations
 
-import asyncio
-import time
+import math
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import event, make_url
+from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage import poolers
-from storage.dialects.sql import CLOCK
+from storage.dialects import mysql, sqlite
 from storage.dialects.types import MYSQL_COLLATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from storage.database import PoolConfig
 
-# The execution option with the statements that begin a transaction. To say so by an isolation level
-# sends statements around every loan of a connection, and one of them before anybody owns it: a
-# caller who is cancelled there leaves it to the garbage collector.
-BEGIN = "byline_begin"
-_BEGIN = {"mysql": ("START TRANSACTION",), "sqlite": ("BEGIN IMMEDIATE",)}
-_AUTOCOMMIT: dict[str, dict[str, Any]] = {
-    "postgresql": {"isolation_level": "AUTOCOMMIT"},
-    "mysql": {BEGIN: ()},
-    "sqlite": {BEGIN: ()},
-}
-_SNAPSHOT: dict[str, dict[str, Any]] = {
-    "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
-    "mysql": {
-        BEGIN: ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "START TRANSACTION READ ONLY")
-    },
-    "sqlite": {BEGIN: ("BEGIN",)},
-}
-_NANOSECONDS_OF_A_TICK = 1_000
 # Seconds: the most that MariaDB takes.
 _NO_BOUND = 100_000_000
 
@@ -63,9 +43,11 @@ def make_engine(url: str, pool: PoolConfig) -> AsyncEngine:
     if engine.dialect.name == "postgresql":
         poolers.introduce(engine, _settings_of_postgresql(pool))
     elif engine.dialect.name == "sqlite":
-        listen_to_sqlite(engine)
+        sqlite.introduce(
+            engine, lock_timeout=pool.lock_timeout, statement_timeout=pool.statement_timeout
+        )
     elif engine.dialect.name == "mysql":
-        event.listen(engine.sync_engine, "begin", _begin)
+        mysql.introduce(engine)
     return engine
 
 
@@ -87,15 +69,13 @@ def _postgresql(pool: PoolConfig) -> dict[str, Any]:
 
 
 def _mysql(pool: PoolConfig) -> dict[str, Any]:
-    from storage.dialects import mysql  # noqa: PLC0415 - its driver is not there for everybody
-
     told = {
         "time_zone": "'+00:00'",
         # What an UPDATE assigns is worked out from what was there before, as everywhere else.
         "sql_mode": "'TRADITIONAL,SIMULTANEOUS_ASSIGNMENT'",
         # In seconds, whole ones from the second on.
         "max_statement_time": f"{pool.statement_timeout}",
-        "innodb_lock_wait_timeout": f"{round(pool.lock_timeout) or _NO_BOUND}",
+        "innodb_lock_wait_timeout": f"{math.ceil(pool.lock_timeout) or _NO_BOUND}",
         "idle_transaction_timeout": f"{round(pool.statement_timeout)}",
         "collation_connection": f"'{MYSQL_COLLATION}'",
         # A statement sees what was committed before it, as on PostgreSQL.
@@ -113,7 +93,8 @@ def _mysql(pool: PoolConfig) -> dict[str, Any]:
 
 
 def _sqlite(pool: PoolConfig) -> dict[str, Any]:
-    return {"connect_args": {"timeout": pool.lock_timeout}}
+    del pool
+    return {"connect_args": sqlite.CONNECT_ARGUMENTS}
 
 
 _OPTIONS: dict[str, Callable[[PoolConfig], dict[str, Any]]] = {
@@ -125,48 +106,3 @@ _OPTIONS: dict[str, Callable[[PoolConfig], dict[str, Any]]] = {
 
 def _milliseconds(seconds: float) -> str:
     return str(round(seconds * 1000))
-
-
-def autocommit_options(engine: AsyncEngine) -> dict[str, Any]:
-    """Returns the execution options under which each statement is on its own."""
-    return _AUTOCOMMIT[engine.dialect.name]
-
-
-def snapshot_options(engine: AsyncEngine) -> dict[str, Any]:
-    """Returns the execution options under which all statements see the same state."""
-    return _SNAPSHOT[engine.dialect.name]
-
-
-def turns(engine: AsyncEngine) -> asyncio.Lock | None:
-    """Returns what transactions take turns by, where the database has one writer at a time."""
-    return asyncio.Lock() if engine.dialect.name == "sqlite" else None
-
-
-def listen_to_sqlite(engine: AsyncEngine) -> None:
-    """Has connections of SQLite know what Byline's statements need, and begin as they should."""
-    event.listen(engine.sync_engine, "connect", _tell_sqlite)
-    event.listen(engine.sync_engine, "begin", _begin)
-
-
-def _tell_sqlite(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver's
-    connection.create_function(CLOCK, 0, _clock)
-    # The driver would begin by itself, and too late to wait for its turn.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for told in (
-        "journal_mode = WAL",
-        # What is acknowledged outlives the machine's power.
-        "synchronous = FULL",
-        "foreign_keys = ON",
-    ):
-        cursor.execute(f"PRAGMA {told}")
-    cursor.close()
-
-
-def _clock() -> int:
-    return time.time_ns() // _NANOSECONDS_OF_A_TICK
-
-
-def _begin(connection: Connection) -> None:
-    for statement in connection.get_execution_options().get(BEGIN, _BEGIN[connection.dialect.name]):
-        connection.exec_driver_sql(statement)

@@ -6,6 +6,7 @@ import re
 import sqlite3
 
 UNIQUE_VIOLATION = "23505"
+LOCK_NOT_AVAILABLE = "55P03"
 
 # By extended result code, and else by its last byte: https://sqlite.org/rescode.html
 _OF_SQLITE = {
@@ -16,8 +17,8 @@ _OF_SQLITE = {
     sqlite3.SQLITE_CONSTRAINT_CHECK: "23514",
     sqlite3.SQLITE_CONSTRAINT_TRIGGER: "23001",
     sqlite3.SQLITE_BUSY_SNAPSHOT: "40001",
-    sqlite3.SQLITE_BUSY: "55P03",
-    sqlite3.SQLITE_LOCKED: "55P03",
+    sqlite3.SQLITE_BUSY: LOCK_NOT_AVAILABLE,
+    sqlite3.SQLITE_LOCKED: LOCK_NOT_AVAILABLE,
     sqlite3.SQLITE_INTERRUPT: "57014",
     sqlite3.SQLITE_READONLY: "25006",
     sqlite3.SQLITE_FULL: "53100",
@@ -41,7 +42,7 @@ _OF_MYSQL = {
     1062: UNIQUE_VIOLATION,
     1114: "53100",  # the table is full
     1203: "53300",  # too many connections of the user
-    1205: "55P03",  # a lock was not granted in time
+    1205: LOCK_NOT_AVAILABLE,  # a lock was not granted in time
     1213: "40P01",  # a deadlock
     1226: "53300",  # too much of a resource for the user
     1290: "25006",  # the server is read-only

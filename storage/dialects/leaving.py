@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from storage.dialects import sqlite
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -60,10 +62,6 @@ class Killer:
             self._killing = None
 
 
-def _interrupt(connection: Any) -> None:  # noqa: ANN401 - the driver's
-    connection._conn.interrupt()  # noqa: SLF001 - aiosqlite's own waits
-
-
 def stop_what_is_left(engine: AsyncEngine, vital: AsyncEngine, patience: float) -> Killer | None:
     """Has the statements stopped whose callers leave, and returns who does it, where somebody must.
 
@@ -75,7 +73,7 @@ def stop_what_is_left(engine: AsyncEngine, vital: AsyncEngine, patience: float) 
     if engine.dialect.name == "postgresql":
         return None
     killer = Killer(vital, patience) if engine.dialect.name == "mysql" else None
-    stop: Callable[[Any], None] = killer or _interrupt
+    stop: Callable[[Any], None] = killer or sqlite.interrupt
 
     # A connection whose caller leaves in the midst of a statement is of no use to anybody else.
     @event.listens_for(engine.sync_engine, "invalidate")

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from storage import poolers
-from storage.dialects.engine import listen_to_sqlite
+from storage.dialects import sqlite
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -54,7 +54,7 @@ def make_engine(url: str, told: Mapping[str, str]) -> AsyncEngine:
     if engine.dialect.name == "postgresql":
         poolers.introduce(engine, {**told, "application_name": "byline-migrate"})
     elif engine.dialect.name == "sqlite":
-        listen_to_sqlite(engine)
+        sqlite.introduce(engine)
     return engine
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyncmy import connection as driver
+from sqlalchemy import event
+
+from storage.dialects.transactions import beginning_of
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 
 class Connection(driver.Connection):
@@ -27,3 +33,12 @@ async def connect(**options: Any) -> Connection:  # noqa: ANN401 - as the driver
     connection = Connection(**options)  # type: ignore[no-untyped-call]  # so its stubs say
     await connection.connect()
     return connection
+
+
+def introduce(engine: AsyncEngine) -> None:
+    """Has transactions begin by statements."""
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
+        for statement in beginning_of(connection):
+            connection.exec_driver_sql(statement)

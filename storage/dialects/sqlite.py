@@ -1,0 +1,135 @@
+"""What SQLite and its driver are held to: a library in the process, which bounds little by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
+
+from storage.dialects.errors import LOCK_NOT_AVAILABLE, cause_of
+from storage.dialects.sql import CLOCK
+from storage.dialects.transactions import beginning_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+# Seconds that SQLite itself waits for who is writing. It cannot be told to stop waiting, so this is
+# how long a caller who leaves may be kept; whoever has to wait for longer asks again.
+BUSY_TIMEOUT = 0.1
+TOLD = (
+    "journal_mode = WAL",
+    # What is acknowledged outlives the machine's power.
+    "synchronous = FULL",
+    "foreign_keys = ON",
+)
+_NANOSECONDS_OF_A_TICK = 1_000
+
+
+class Connection(sqlite3.Connection):
+    """A connection whose transaction ends with it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
+
+    def cursor(self, factory: type[sqlite3.Cursor] = sqlite3.Cursor) -> sqlite3.Cursor:  # type: ignore[override] # its stubs know more
+        """Makes a cursor."""
+        made = super().cursor(factory)
+        self._cursors.add(made)
+        return made
+
+    def close(self) -> None:
+        """Closes, with every cursor.
+
+        One that is at a statement, because its caller was cancelled, keeps the transaction open, and
+        its lock, for as long as somebody has the error that tells of it.
+        """
+        for cursor in tuple(self._cursors):
+            cursor.close()
+        super().close()
+
+
+CONNECT_ARGUMENTS: dict[str, Any] = {"timeout": BUSY_TIMEOUT, "factory": Connection}
+
+
+def introduce(
+    engine: AsyncEngine, *, lock_timeout: float = 0, statement_timeout: float = 0
+) -> None:
+    """Has connections know what Byline's statements need, and keep within their bounds.
+
+    Args:
+        engine: of aiosqlite's.
+        lock_timeout: seconds that a transaction waits for the one before it; 0 for no bound.
+        statement_timeout: seconds that a statement may run; 0 for no bound.
+    """
+    event.listen(engine.sync_engine, "connect", _tell)
+    if statement_timeout:
+        _bound_statements(engine, statement_timeout)
+    patience = lock_timeout or float("inf")
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
+        _begin(connection, beginning_of(connection), patience)
+
+
+def _tell(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver's
+    connection.create_function(CLOCK, 0, _clock)
+    # The driver would begin by itself, and too late to wait for its turn.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for told in TOLD:
+        cursor.execute(f"PRAGMA {told}")
+    cursor.close()
+
+
+def _clock() -> int:
+    return time.time_ns() // _NANOSECONDS_OF_A_TICK
+
+
+def _begin(connection: Any, statements: Sequence[str], patience: float) -> None:  # noqa: ANN401 - so too
+    deadline = time.monotonic() + patience
+    for statement in statements:
+        while True:
+            try:
+                connection.exec_driver_sql(statement)
+                break
+            except OperationalError as error:
+                sqlstate, _ = cause_of(error.orig)
+                if sqlstate != LOCK_NOT_AVAILABLE or time.monotonic() > deadline:
+                    raise
+
+
+def _bound_statements(engine: AsyncEngine, seconds: float) -> None:
+    """Has statements interrupted that take too long: SQLite has no timeout of its own."""
+    running: dict[object, asyncio.TimerHandle] = {}
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def started(connection: Any, *rest: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
+        *_, context, _ = rest
+        driver = connection.connection.driver_connection
+        running[context] = asyncio.get_running_loop().call_later(seconds, interrupt, driver)
+
+    @event.listens_for(engine.sync_engine, "after_cursor_execute")
+    def ended(_: object, *rest: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
+        *_, context, _ = rest
+        running.pop(context).cancel()
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def failed(error: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
+        timer = running.pop(error.execution_context, None)
+        if timer is not None:
+            timer.cancel()
+
+
+def interrupt(connection: Any) -> None:  # noqa: ANN401 - the driver's
+    """Stops the statement that a connection is at, if it is at one."""
+    with suppress(ValueError):  # it has been closed
+        connection._conn.interrupt()  # noqa: SLF001 - aiosqlite's own waits
