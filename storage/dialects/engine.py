@@ -6,6 +6,7 @@ Each kind of database has a function that makes its engine, by the name that its
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 # What `BEGIN` is on SQLite, for a connection that is to see one state and to change nothing.
 DEFERRED = "byline_deferred"
 _NANOSECONDS_OF_A_TICK = 1_000
+# Without it no row can be written to a table that has a search index. It knows trigrams from 3.34
+# on, and Byline's statements are those of 3.35.
+SEARCH_MODULE = "fts5"
 # Seconds: the most that MariaDB takes.
 _NO_BOUND = 100_000_000
 
@@ -125,10 +129,16 @@ def listen_to_sqlite(engine: AsyncEngine) -> None:
 
 
 def _tell_sqlite(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver's
+    cursor = connection.cursor()
+    cursor.execute("SELECT 1 FROM pragma_module_list WHERE name = ?", (SEARCH_MODULE,))
+    if cursor.fetchone() is None:
+        raise sqlite3.NotSupportedError(
+            f"the SQLite of this Python ({sqlite3.sqlite_version}) was built without FTS5,"
+            " which Byline searches by"
+        )
     connection.create_function(CLOCK, 0, _clock)
     # The driver would begin by itself, and too late to wait for its turn.
     connection.isolation_level = None
-    cursor = connection.cursor()
     for told in (
         "journal_mode = WAL",
         # What is acknowledged outlives the machine's power.
