@@ -60,7 +60,7 @@ def run_online(connection: Connection) -> None:
 
 
 def is_of(dialect: str) -> Callable[..., bool]:
-    """Returns what tells whether an object of the models or of a kind of database is the other's."""
+    """Returns what tells whether an object is one that the models and such a database share."""
 
     def include(item: object, name: str | None, kind: str, *_: object) -> bool:
         if kind == "table":

@@ -43,10 +43,10 @@ def create_search_index(name: str, table: str, *columns: str) -> None:
         )
         return
     listed = ", ".join(columns)
-    add = f"INSERT INTO {name} (rowid, {listed}) VALUES ({_row('NEW', columns)});"
+    add = f"INSERT INTO {name} (rowid, {listed}) VALUES ({_row('NEW', columns)});"  # noqa: S608 - names of Byline's own
     # The index forgets what it is told that there was.
     remove = (
-        f"INSERT INTO {name} ({name}, rowid, {listed})"
+        f"INSERT INTO {name} ({name}, rowid, {listed})"  # noqa: S608 - names of Byline's own
         f" VALUES ('delete', {_row('OLD', columns)});"
     )
     changed = " OR ".join(f"NEW.{column} IS NOT OLD.{column}" for column in columns)
@@ -58,11 +58,13 @@ def create_search_index(name: str, table: str, *columns: str) -> None:
               tokenize = 'trigram case_sensitive 1'
             )
             """,
-            f"INSERT INTO {name} ({name}) VALUES ('rebuild')",
+            f"INSERT INTO {name} ({name}) VALUES ('rebuild')",  # noqa: S608 - names of Byline's own
             f"CREATE TRIGGER {name}_add AFTER INSERT ON {table} BEGIN {add} END",
             f"CREATE TRIGGER {name}_remove AFTER DELETE ON {table} BEGIN {remove} END",
-            f"CREATE TRIGGER {name}_change AFTER UPDATE OF {listed} ON {table}"
-            f" WHEN {changed} BEGIN {remove} {add} END",
+            f"""
+            CREATE TRIGGER {name}_change AFTER UPDATE OF {listed} ON {table} WHEN {changed}
+            BEGIN {remove} {add} END
+            """,
         ]
     )
 

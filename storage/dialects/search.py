@@ -45,7 +45,9 @@ async def containing(
     if session.dialect != "sqlite" or len(part) < _TRIGRAM or "\0" in part:
         return contains
     found = _found_by_sqlite(columns[0].class_.__tablename__, part)
-    more = found.with_only_columns(literal_column("1")).limit(1).offset(_COMMON)
+    more: Select[*tuple[Any, ...]] = (
+        found.with_only_columns(literal_column("1")).limit(1).offset(_COMMON)
+    )
     if (await session.execute(more)).first() is not None:
         return contains
     (key,) = inspect(columns[0].class_).primary_key
@@ -63,5 +65,5 @@ def _found_by_sqlite(name: str, part: str) -> Select[*tuple[Any, ...]]:
     index = f"ix_{name}_search"
     # Between quotes everything is text, and a quote is two.
     phrase = '"' + part.replace('"', '""') + '"'
-    matching = select(column("rowid")).select_from(table(index))
-    return matching.where(column(index).match(phrase))
+    ids: Select[*tuple[Any, ...]] = select(column("rowid")).select_from(table(index))
+    return ids.where(column(index).match(phrase))
