@@ -168,6 +168,8 @@ async def list_page(
 ) -> keyset.Page[PostRow]:
     """Returns a page of the posts that match: one statement, two in full, one more by tag.
 
+    On SQLite it is one more for a search, too.
+
     Args:
         read: where to read.
         where: which posts.
@@ -189,7 +191,7 @@ async def list_page(
 
 
 async def count(read: Session, where: Filter) -> int:
-    """Returns how many posts match: one statement, two by tag."""
+    """Returns how many posts match: one statement, two by tag, one more for a search on SQLite."""
     matching = await _matching(read, select(func.count()).select_from(Post), where)
     if matching is None:
         return 0

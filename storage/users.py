@@ -173,7 +173,7 @@ async def batch_get(
 async def list_page(
     read: Session, where: Filter, window: keyset.Window, *, profile: bool = False
 ) -> keyset.Page[UserRow]:
-    """Returns a page of the users that match, in one statement.
+    """Returns a page of the users that match: one statement, on SQLite one more for a search.
 
     Args:
         read: where to read.
