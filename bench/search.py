@@ -1,4 +1,4 @@
-"""Measures searches, and what the indexes that they use cost those who write.
+"""Measures searches, rare and common, and the counts of what they find.
 
 On one server of each kind, as `tests/engines.py` starts them, full of what `byline seed` makes.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ from storage.keyset import Order, Window
 from tests import engines
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from tests.engines import Engine
 
@@ -52,10 +51,6 @@ SETTLED = {
     "mariadb": "ANALYZE TABLE users, posts",
     "sqlite": "PRAGMA wal_checkpoint(TRUNCATE)",
 }
-WITHOUT_INDEX = {
-    "postgresql": [f"DROP INDEX ix_{noun}_search" for noun in QUERIES],
-    "sqlite": [f"DROP TRIGGER ix_{noun}_search_add" for noun in QUERIES],
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.search", description=main.__doc__)
     parser.add_argument("--rows", type=int, default=100_000, help="of users and of posts [100000]")
     parser.add_argument("--times", type=int, default=15, help="each search is made [15]")
-    parser.add_argument("--writes", type=int, default=1000, help="of each kind [1000]")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
@@ -87,18 +81,7 @@ async def _measure(engine: Engine, options: argparse.Namespace) -> None:
                 listed = await _median(partial(page, read), options.times)
                 counted = await _median(partial(count, read, where), options.times)
             print(f"{engine.name} {noun} {kind}: {found} found, {listed:.1f}, count {counted:.1f}")
-    names = map(str, itertools.count())
-    print(f"{engine.name} writes: {await _writes(db, names, options.writes)}")
-    for statement in WITHOUT_INDEX.get(engine.name, ()):
-        await _run(db, statement)
-    print(f"{engine.name} writes without index: {await _writes(db, names, options.writes)}")
     await db.close()
-
-
-async def _writes(db: Database, names: Iterator[str], times: int) -> str:
-    user = await _median(lambda: _add_user(db, next(names)), times)
-    post = await _median(lambda: _add_post(db), times)
-    return f"user {user:.2f}, post {post:.2f}"
 
 
 async def _median(call: Callable[[], Awaitable[object]], times: int) -> float:
@@ -109,16 +92,6 @@ async def _median(call: Callable[[], Awaitable[object]], times: int) -> float:
         await call()
         took.append(time.perf_counter() - start)
     return median(took[1:]) * MILLI
-
-
-async def _add_user(db: Database, name: str) -> None:
-    async with db.transaction() as tx:
-        await users.create(tx, users.NewUser(f"{name}@example.org", f"barbara.liskov.{name}", "!"))
-
-
-async def _add_post(db: Database) -> None:
-    async with db.transaction() as tx:
-        await posts.create(tx, posts.NewPost(1, "What compilers taught me about bread"))
 
 
 async def _run(db: Database, statement: str) -> None:
