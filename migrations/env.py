@@ -60,9 +60,12 @@ def run_online(connection: Connection) -> None:
 
 
 def is_of(dialect: str) -> Callable[..., bool]:
-    """Returns what tells whether a kind of database has an object of the models."""
+    """Returns what tells whether an object is one that the models and such a database share."""
 
-    def include(item: object, _: str | None, kind: str, *__: object) -> bool:
+    def include(item: object, name: str | None, kind: str, *_: object) -> bool:
+        if kind == "table":
+            # SQLite's search indexes are tables, and so is what they keep.
+            return not str(name).startswith("ix_")
         condition = getattr(item, "_ddl_if", None) if kind == "index" else None
         return condition is None or condition.dialect == dialect
 

@@ -28,7 +28,11 @@ def execute(
 
 
 def create_search_index(name: str, table: str, *columns: str) -> None:
-    """Makes the index by which PostgreSQL finds a part of a text; the others have none."""
+    """Makes the index by which a part of a text is found; MariaDB has none such.
+
+    On SQLite it is a table that keeps the trigrams and not the texts, which it reads off the other
+    table. Triggers tell it of each change.
+    """
     if op.get_context().dialect.name == "postgresql":
         op.create_index(
             name,
@@ -37,3 +41,38 @@ def create_search_index(name: str, table: str, *columns: str) -> None:
             postgresql_using="gin",
             postgresql_ops=dict.fromkeys(columns, "gin_trgm_ops"),
         )
+        return
+    listed = ", ".join(columns)
+    add = f"INSERT INTO {name} (rowid, {listed}) VALUES ({_row('NEW', columns)});"  # noqa: S608 - names of Byline's own
+    # The index forgets what it is told that there was.
+    remove = (
+        f"INSERT INTO {name} ({name}, rowid, {listed})"  # noqa: S608 - names of Byline's own
+        f" VALUES ('delete', {_row('OLD', columns)});"
+    )
+    changed = " OR ".join(f"NEW.{column} IS NOT OLD.{column}" for column in columns)
+    execute(
+        sqlite=[
+            f"""
+            CREATE VIRTUAL TABLE {name} USING fts5 (
+              {listed}, content = '{table}', content_rowid = 'id', columnsize = 0,
+              tokenize = 'trigram case_sensitive 1'
+            )
+            """,
+            f"INSERT INTO {name} ({name}) VALUES ('rebuild')",  # noqa: S608 - names of Byline's own
+            f"CREATE TRIGGER {name}_add AFTER INSERT ON {table} BEGIN {add} END",
+            f"CREATE TRIGGER {name}_remove AFTER DELETE ON {table} BEGIN {remove} END",
+            f"""
+            CREATE TRIGGER {name}_change AFTER UPDATE OF {listed} ON {table} WHEN {changed}
+            BEGIN {remove} {add} END
+            """,
+        ]
+    )
+
+
+def drop_search_index(name: str) -> None:
+    """Drops what is left of a search index, and of its triggers, when its table is dropped."""
+    execute(sqlite=[f"DROP TABLE {name}"])
+
+
+def _row(which: str, columns: Sequence[str]) -> str:
+    return ", ".join(f"{which}.{column}" for column in ("id", *columns))

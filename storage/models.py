@@ -104,7 +104,8 @@ class User(Base):
         # many are found by the other orders.
         Index("ix_users_inactive", "id", **only("NOT is_active")),
         Index("ix_users_staff", "role", "id", **only("role <> 'user'")),
-        # A substring of at least three characters is found by its trigrams.
+        # A substring of at least three characters is found by its trigrams. On SQLite the index is
+        # a table of this name: see `migrations/steps.py`.
         Index(
             "ix_users_search",
             "username_key",

@@ -24,6 +24,7 @@ from sqlalchemy import (
 
 from storage import keyset, tags, users
 from storage.casefold import fold
+from storage.dialects.search import containing
 from storage.dialects.sql import (
     changed_at,
     is_one_of,
@@ -167,6 +168,8 @@ async def list_page(
 ) -> keyset.Page[PostRow]:
     """Returns a page of the posts that match: one statement, two in full, one more by tag.
 
+    On SQLite it is one more for a search, too.
+
     Args:
         read: where to read.
         where: which posts.
@@ -188,7 +191,7 @@ async def list_page(
 
 
 async def count(read: Session, where: Filter) -> int:
-    """Returns how many posts match: one statement, two by tag."""
+    """Returns how many posts match: one statement, two by tag, one more for a search on SQLite."""
     matching = await _matching(read, select(func.count()).select_from(Post), where)
     if matching is None:
         return 0
@@ -329,7 +332,7 @@ async def _matching(
     The tag is looked up on its own: only of a known one can the database know how many posts it
     is on, and plan for that.
     """
-    statement = statement.where(*_conditions(where))
+    statement = statement.where(*await _conditions(read, where))
     if not where.tag:
         return statement
     tag_id = await tags.find_id(read, where.tag)
@@ -339,7 +342,7 @@ async def _matching(
     return joined.where(is_one_of(PostTag.tag_id, [tag_id]))
 
 
-def _conditions(where: Filter) -> list[ColumnElement[bool]]:
+async def _conditions(read: Session, where: Filter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if where.author_id is not None:
         # And not `=`: see `keyset.paged` about `within`.
@@ -349,7 +352,7 @@ def _conditions(where: Filter) -> list[ColumnElement[bool]]:
         published = Post.published.expression
         conditions.append(published if where.published else not_(published))
     if where.query:
-        conditions.append(Post.title_key.contains(fold(where.query), autoescape=True))
+        conditions.append(await containing(read, (Post.title_key,), fold(where.query)))
     if where.created_after is not None:
         conditions.append(Post.created_at > where.created_after)
     if where.created_before is not None:

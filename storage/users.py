@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sqlalchemy import Select, exists, func, insert, not_, or_, select
+from sqlalchemy import Select, exists, func, insert, not_, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import update as sql_update
 
 from storage import keyset
 from storage.casefold import fold
 from storage.dialects.rows import change_one
+from storage.dialects.search import containing
 from storage.dialects.sql import (
     changed_at,
     is_looked_up,
@@ -172,7 +173,7 @@ async def batch_get(
 async def list_page(
     read: Session, where: Filter, window: keyset.Window, *, profile: bool = False
 ) -> keyset.Page[UserRow]:
-    """Returns a page of the users that match, in one statement.
+    """Returns a page of the users that match: one statement, on SQLite one more for a search.
 
     Args:
         read: where to read.
@@ -181,15 +182,16 @@ async def list_page(
             points of their folded form.
         profile: loads the profiles too.
     """
-    statement = keyset.paged(_BASIC.where(*_conditions(where)), window, _ORDER_COLUMNS)
+    matching = _BASIC.where(*await _conditions(read, where))
+    statement = keyset.paged(matching, window, _ORDER_COLUMNS)
     result = await read.execute(_with_profiles(statement, window) if profile else statement)
     return keyset.page([_to_row(row) for row in result], window, _ORDER_VALUES)
 
 
 async def count(read: Session, where: Filter) -> int:
     """Returns how many users match."""
-    result = await read.execute(select(func.count()).select_from(User).where(*_conditions(where)))
-    total: int = result.scalar_one()
+    matching = select(func.count()).select_from(User).where(*await _conditions(read, where))
+    total: int = (await read.execute(matching)).scalar_one()
     return total
 
 
@@ -246,7 +248,7 @@ async def deactivate(tx: Transaction, where: Filter) -> int:
     """Makes the matching users inactive and returns how many there were."""
     statement = (
         sql_update(User)
-        .where(User.id.in_(_locked(where)))
+        .where(User.id.in_(await _locked(tx, where)))
         .values({User.is_active: False, User.updated_at: moment_after(User.updated_at)})
     )
     return (await tx.execute(statement)).rowcount
@@ -254,7 +256,8 @@ async def deactivate(tx: Transaction, where: Filter) -> int:
 
 async def purge(tx: Transaction, where: Filter) -> int:
     """Removes the matching users and returns how many there were."""
-    return (await tx.execute(sql_delete(User).where(User.id.in_(_locked(where))))).rowcount
+    statement = sql_delete(User).where(User.id.in_(await _locked(tx, where)))
+    return (await tx.execute(statement)).rowcount
 
 
 async def get_credentials(read: Session, key: Key) -> Credentials | None:
@@ -324,7 +327,7 @@ def _is(key: Key) -> ColumnElement[bool]:
     return column == fold(str(key.value))
 
 
-def _conditions(where: Filter) -> list[ColumnElement[bool]]:
+async def _conditions(session: Session, where: Filter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if where.is_active is not None:
         # As the predicate of the partial index is written: `IS false` would not be taken for it.
@@ -333,13 +336,8 @@ def _conditions(where: Filter) -> list[ColumnElement[bool]]:
     if where.role is not None:
         conditions.append(User.role == literal(where.role))
     if where.query:
-        part = fold(where.query)
-        conditions.append(
-            or_(
-                User.username_key.contains(part, autoescape=True),
-                User.email_key.contains(part, autoescape=True),
-            )
-        )
+        searched = (User.username_key, User.email_key)
+        conditions.append(await containing(session, searched, fold(where.query)))
     if where.created_after is not None:
         conditions.append(User.created_at > where.created_after)
     if where.created_before is not None:
@@ -352,9 +350,9 @@ def _conditions(where: Filter) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _locked(where: Filter) -> Select[*tuple[Any, ...]]:
+async def _locked(tx: Transaction, where: Filter) -> Select[*tuple[Any, ...]]:
     """The ids of the matching users, locked in id order so that two of these never deadlock."""
-    ids = select(User.id).where(*_conditions(where)).order_by(User.id)
+    ids = select(User.id).where(*await _conditions(tx, where)).order_by(User.id)
     return ids.with_for_update(key_share=True)
 
 

@@ -62,7 +62,7 @@ class Sent:
 async def sent_by(db: Database) -> AsyncIterator[Sent]:
     """Collects what connections that are taken from the pool in the block send.
 
-    The frames are complete when the block has ended.
+    The frames are PostgreSQL's alone, and complete when the block has ended.
     """
     sent = Sent()
     watched: set[asyncpg.Connection[Any]] = set()
@@ -75,8 +75,8 @@ async def sent_by(db: Database) -> AsyncIterator[Sent]:
         sent.frames.append(query.query)
 
     def watch(_: object, entry: ConnectionPoolEntry, __: PoolProxiedConnection) -> None:
-        connection = entry.driver_connection
-        if connection is not None and connection not in watched:
+        connection: Any = entry.driver_connection
+        if hasattr(connection, "add_query_logger") and connection not in watched:
             watched.add(connection)
             connection.add_query_logger(note_frame)
 

@@ -63,3 +63,4 @@ def downgrade() -> None:
     """Drops the tables. The extension stays: others may use it."""
     op.drop_table("profiles")
     op.drop_table("users")
+    steps.drop_search_index("ix_users_search")

@@ -173,5 +173,6 @@ def downgrade() -> None:
     )
     for table in ("user_post_counts", "post_tags", "tags", "posts"):
         op.drop_table(table)
+    steps.drop_search_index("ix_posts_search")
     functions = ("byline_count_posts", "byline_count_for_users")
     steps.execute(postgresql=[f"DROP FUNCTION {function}()" for function in functions])

@@ -30,6 +30,9 @@ TOLD = (
     "synchronous = FULL",
     "foreign_keys = ON",
 )
+# Without it no row can be written to a table that has a search index. It knows trigrams from 3.34
+# on, and Byline's statements are those of 3.35.
+SEARCH_MODULE = "fts5"
 _NANOSECONDS_OF_A_TICK = 1_000
 
 
@@ -81,10 +84,16 @@ def introduce(
 
 
 def _tell(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver's
+    cursor = connection.cursor()
+    cursor.execute("SELECT 1 FROM pragma_module_list WHERE name = ?", (SEARCH_MODULE,))
+    if cursor.fetchone() is None:
+        raise sqlite3.NotSupportedError(
+            f"the SQLite of this Python ({sqlite3.sqlite_version}) was built without FTS5,"
+            " which Byline searches by"
+        )
     connection.create_function(CLOCK, 0, _clock)
     # The driver would begin by itself, and too late to wait for its turn.
     connection.isolation_level = None
-    cursor = connection.cursor()
     for told in TOLD:
         cursor.execute(f"PRAGMA {told}")
     cursor.close()

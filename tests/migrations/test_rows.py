@@ -68,7 +68,10 @@ async def test_rows_outlive_every_step_up_and_down(engine_url: str, serve: Serve
             await callers.write(revision)
         await callers.look(revisions[-1])
     await run(migrations.check, engine_url)
-    assert await tables(engine_url) == {*Base.metadata.tables, "alembic_version"}
+    made = await tables(engine_url)
+    # SQLite's search indexes are tables.
+    named = {name for name in made if not name.startswith("ix_")}
+    assert named == {*Base.metadata.tables, "alembic_version"}
     await run(migrations.down, engine_url, "base")
     assert await tables(engine_url) == {"alembic_version"}
     assert (await run(migrations.status, engine_url)).state is State.BEHIND

@@ -201,35 +201,6 @@ async def all_pages(db: Database, order: keyset.Order, limit: int) -> list[str]:
     raise AssertionError("the pages do not end")
 
 
-@pytest.mark.parametrize(
-    ("query", "found"),
-    [
-        ("%", ["50%"]),
-        ("_", ["a_b"]),
-        ("\\", ["c\\d"]),
-        ("/", ["e/f"]),
-        ("'", ["it's"]),
-        ("A_B", ["a_b"]),
-        ("É", ["Émile"]),
-        ("ss", ["Straße"]),
-        ("🦉", ["🦉owl"]),
-        ("l", ["Émile", "🦉owl"]),
-        ("zz", []),
-    ],
-)
-async def test_a_search_takes_every_character_for_itself(
-    db: Database, query: str, found: list[str]
-) -> None:
-    names = ["50%", "a_b", "c\\d", "e/f", "it's", "Émile", "Straße", "🦉owl", "axb"]
-    for place, name in enumerate(names):
-        await factories.add_user(db, username=name, email=f"{place}@0")
-    async with db.read() as read:
-        window = keyset.Window(keyset.Order("id"), None, 50)
-        page = await users.list_page(read, users.Filter(query=query), window)
-        assert await users.count(read, users.Filter(query=query)) == len(found)
-    assert [user.username for user in page.rows] == found
-
-
 @pytest.mark.parametrize("amount", [1, 2**31, 2**53 + 1, MOST - 1, MOST])
 async def test_credits_are_counted_to_the_last_of_64_bits(db: Database, amount: int) -> None:
     (ada,) = await factories.add_users_with(db, 0)
