@@ -17,8 +17,9 @@ from service.cli import main
 from service.config import Address, Settings
 from service.loop import factory
 from service.server import Server
+from storage import database
 from storage.database import Database
-from tests import differences, engines, servers
+from tests import differences, engines, onlookers, servers
 from tests.clients import Client
 
 if TYPE_CHECKING:
@@ -100,6 +101,14 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     return {"uvloop": factory}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def seen_turns() -> Iterator[None]:
+    """Lets onlookers see who waits for a turn on SQLite."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "turns", onlookers.turns)
+        yield
+
+
 @pytest.fixture(scope="session")
 def engine(request: pytest.FixtureRequest) -> engines.Engine:
     """The server that the test's database is of."""
@@ -139,9 +148,9 @@ async def shared_url(engine: engines.Engine, worker_id: str) -> AsyncIterator[st
 @pytest.fixture
 async def db(database_url: str) -> AsyncIterator[Database]:
     """A migrated database with nothing in it."""
-    database = Database(database_url)
-    yield database
-    await database.close()
+    made = Database(database_url)
+    yield made
+    await made.close()
 
 
 @pytest.fixture(scope="session")

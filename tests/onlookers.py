@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import event, make_url, text
 from sqlalchemy.engine import Engine
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from sqlalchemy import CursorResult, Row
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+# How a transaction of Byline's begins on SQLite.
+BEGIN = "BEGIN IMMEDIATE"
 # How many connections there are of Bylines to the database that is asked: in all, those that are
 # within a transaction or a statement, and those that wait for a lock.
 _ALL = {
@@ -47,17 +50,10 @@ _WAITING = {
         WHERE trx_mysql_thread_id = process.id AND trx_state = 'LOCK WAIT'
     )""",
 }
-_LOCK_A_USER = {
-    "postgresql": "SELECT id FROM users WHERE id = :id FOR UPDATE",
-    "mysql": "SELECT id FROM users WHERE id = :id FOR UPDATE",
-    # It has the whole database, as every writer has.
-    "sqlite": "SELECT id FROM users WHERE id = :id",
-}
-
 # The connections of onlookers themselves, where the server does not tell whose a connection is.
 _onlookers: set[int] = set()
-# Connections of this process that are at the beginning of a transaction on SQLite, by the file.
-_beginning: dict[str, int] = {}
+# Callers in this process that wait to begin a transaction on SQLite, by the file.
+_beginning: Counter[str] = Counter()
 
 
 class Onlooker:
@@ -82,11 +78,22 @@ class Onlooker:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
         """Makes one transaction of the block, which is not committed."""
-        await self.execute("BEGIN IMMEDIATE" if self.kind == "sqlite" else "BEGIN")
+        await self.execute("BEGIN IMMEDIATE " if self.kind == "sqlite" else "BEGIN")
         try:
             yield
         finally:
             await self.execute("ROLLBACK")
+
+    async def lock(self, table: str, **key: object) -> None:
+        """Locks the row that a column finds, within a transaction.
+
+        On SQLite the transaction has the whole database already, as every writer's has.
+        """
+        (column,) = key
+        suffix = "" if self.kind == "sqlite" else " FOR UPDATE"
+        await self.execute(
+            f"SELECT {column} FROM {table} WHERE {column} = :{column}{suffix}", **key
+        )  # noqa: S608 - a test's own
 
     async def count(self, queries: dict[str, str]) -> int:
         """Returns how many of Bylines' connections one of the queries above counts."""
@@ -143,17 +150,14 @@ async def slow_commits(url: str) -> AsyncIterator[None]:
 async def locked_user(url: str, user_id: int) -> AsyncIterator[None]:
     """Holds the lock on a user's row while the block lasts."""
     async with looking_on(url) as onlooker, onlooker.transaction():
-        await onlooker.execute(_LOCK_A_USER[onlooker.kind], id=user_id)
+        await onlooker.lock("users", id=user_id)
         yield
 
 
 async def until_waiting_for_a_lock(url: str, *, callers: int = 1) -> None:
-    """Waits until so many callers of Bylines wait for locks that somebody else holds.
-
-    On SQLite one of them waits for the others, and the rest for that one.
-    """
+    """Waits until so many callers of Bylines wait for locks that somebody else holds."""
     if _is_file(url):
-        await until(lambda: _beginning.get(_file_of(url), 0) > 0)
+        await until(lambda: _beginning[_file_of(url)] >= callers)
         return
     async with looking_on(url) as onlooker:
 
@@ -232,20 +236,40 @@ def _descriptors(file: str) -> list[str]:
     return found
 
 
+class Turn(asyncio.Lock):
+    """What transactions on SQLite take turns by, of which an onlooker sees who waits for it."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__()
+        self._file = file
+
+    async def acquire(self) -> Literal[True]:
+        """Waits for the turn."""
+        _beginning[self._file] += 1
+        try:
+            return await super().acquire()
+        finally:
+            _beginning[self._file] -= 1
+
+
+def turns(engine: AsyncEngine) -> Turn | None:
+    """Stands for `storage.dialects.transactions.turns`."""
+    return Turn(str(engine.url.database)) if engine.dialect.name == "sqlite" else None
+
+
 @event.listens_for(Engine, "before_cursor_execute")
 def _note_beginning(connection: Any, _: object, statement: str, *__: object) -> None:  # noqa: ANN401 - SQLAlchemy's
-    if statement == "BEGIN IMMEDIATE":
-        file = str(connection.engine.url.database)
-        _beginning[file] = _beginning.get(file, 0) + 1
+    if statement == BEGIN:
+        _beginning[str(connection.engine.url.database)] += 1
 
 
 @event.listens_for(Engine, "after_cursor_execute")
 def _note_begun(connection: Any, _: object, statement: str, *__: object) -> None:  # noqa: ANN401 - SQLAlchemy's
-    if statement == "BEGIN IMMEDIATE":
+    if statement == BEGIN:
         _beginning[str(connection.engine.url.database)] -= 1
 
 
 @event.listens_for(Engine, "handle_error")
 def _note_failed(context: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
-    if context.statement == "BEGIN IMMEDIATE":
+    if context.statement == BEGIN:
         _beginning[str(context.engine.url.database)] -= 1

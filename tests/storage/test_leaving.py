@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     Open = Callable[..., Database]
 
-ENGINES = ("postgresql", "sqlite", "mariadb")
-
 FOR_EVER = {
     "postgresql": "SELECT pg_sleep(3600)",
     # SLEEP() looks after its client now and then, which no other statement does.

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from storage.database import Database, Session
 
-ENGINES = ("postgresql", "sqlite", "mariadb")
-
 TITLES = [
     "Straße",
     "STRASSENBAHN",

@@ -22,8 +22,6 @@ from tests.statements import run, sent_by
 if TYPE_CHECKING:
     from tests.statements import Statement
 
-ENGINES = ("sqlite",)
-
 INDEXES = ("ix_users_search", "ix_posts_search")
 # None of the posts has as many.
 COMMON = 5

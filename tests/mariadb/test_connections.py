@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     Open = Callable[..., Database]
 
-ENGINES = ("mariadb",)
-
 ONE = text("SELECT 1")
 QUESTIONS = text("SHOW SESSION STATUS LIKE 'Questions'")
 
