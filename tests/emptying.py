@@ -8,15 +8,23 @@ from tests.onlookers import looking_on
 from tests.sessions import EMPTY_LEDGER
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.onlookers import Onlooker
 
 # Takes all credits away, past the triggers that keep the ledger.
 _EMPTY_LEDGER = {
     "postgresql": (EMPTY_LEDGER,),
     "mysql": (
-        "TRUNCATE ledger",
-        "DELETE FROM open_holds",
-        "UPDATE credit_accounts SET available = 0, held = 0",
+        """
+        BEGIN NOT ATOMIC
+            IF EXISTS (SELECT 1 FROM ledger) THEN
+                TRUNCATE ledger;
+                DELETE FROM open_holds;
+            END IF;
+            UPDATE credit_accounts SET available = 0, held = 0;
+        END
+        """,
     ),
     "sqlite": (
         "DROP TRIGGER keep_ledger_from_DELETE",
@@ -48,12 +56,15 @@ async def empty(url: str) -> None:
 
 async def empty_by(onlooker: Onlooker) -> None:
     """Removes everything, and begins to count ids from the start."""
-    await empty_but_for_requests(onlooker)
-    for each in (_REQUESTS, *_IDS[onlooker.kind]):
-        await onlooker.execute(each)
+    await _run(onlooker, (*_EMPTY_LEDGER[onlooker.kind], *_ROWS, _REQUESTS, *_IDS[onlooker.kind]))
 
 
 async def empty_but_for_requests(onlooker: Onlooker) -> None:
     """Removes all that requests can tell of, and leaves what they were answered."""
-    for each in (*_EMPTY_LEDGER[onlooker.kind], *_ROWS):
-        await onlooker.execute(each)
+    await _run(onlooker, (*_EMPTY_LEDGER[onlooker.kind], *_ROWS))
+
+
+async def _run(onlooker: Onlooker, statements: Sequence[str]) -> None:
+    async with onlooker.transaction("commit"):
+        for each in statements:
+            await onlooker.execute(each)
