@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from sqlalchemy import make_url
+from typing import TYPE_CHECKING
 
-from storage.database import PoolConfig
-from storage.dialects.engine import make_engine
-from storage.dialects.transactions import autocommit_options
-from tests.sessions import EMPTY_LEDGER, connected
+from tests.onlookers import looking_on
+from tests.sessions import EMPTY_LEDGER
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.onlookers import Onlooker
 
 # Takes all credits away, past the triggers that keep the ledger.
 _EMPTY_LEDGER = {
     "postgresql": (EMPTY_LEDGER,),
     "mysql": (
-        "TRUNCATE ledger",
-        "DELETE FROM open_holds",
-        "UPDATE credit_accounts SET available = 0, held = 0",
+        """
+        BEGIN NOT ATOMIC
+            IF EXISTS (SELECT 1 FROM ledger) THEN
+                TRUNCATE ledger;
+                DELETE FROM open_holds;
+            END IF;
+            UPDATE credit_accounts SET available = 0, held = 0;
+        END
+        """,
     ),
     "sqlite": (
         "DROP TRIGGER keep_ledger_from_DELETE",
@@ -28,7 +37,8 @@ _EMPTY_LEDGER = {
         "UPDATE credit_accounts SET available = 0, held = 0",
     ),
 }
-_ROWS = ("DELETE FROM users", "DELETE FROM tags", "DELETE FROM requests")
+_ROWS = ("DELETE FROM users", "DELETE FROM tags")
+_REQUESTS = "DELETE FROM requests"
 _IDS = {
     "postgresql": [
         f"ALTER SEQUENCE {each}_id_seq RESTART" for each in ("users", "posts", "tags", "ledger")
@@ -40,17 +50,21 @@ _IDS = {
 
 async def empty(url: str) -> None:
     """Removes everything, and begins to count ids from the start."""
-    kind = make_url(url).get_backend_name()
-    statements = (*_EMPTY_LEDGER[kind], *_ROWS, *_IDS[kind])
-    if kind == "postgresql":
-        async with connected(url) as connection:
-            for each in statements:
-                await connection.execute(each)
-        return
-    engine = make_engine(url, PoolConfig(size=1, overflow=0, statement_timeout=0))
-    try:
-        async with engine.execution_options(**autocommit_options(engine)).connect() as other:
-            for each in statements:
-                await other.exec_driver_sql(each)
-    finally:
-        await engine.dispose()
+    async with looking_on(url) as onlooker:
+        await empty_by(onlooker)
+
+
+async def empty_by(onlooker: Onlooker) -> None:
+    """Removes everything, and begins to count ids from the start."""
+    await _run(onlooker, (*_EMPTY_LEDGER[onlooker.kind], *_ROWS, _REQUESTS, *_IDS[onlooker.kind]))
+
+
+async def empty_but_for_requests(onlooker: Onlooker) -> None:
+    """Removes all that requests can tell of, and leaves what they were answered."""
+    await _run(onlooker, (*_EMPTY_LEDGER[onlooker.kind], *_ROWS))
+
+
+async def _run(onlooker: Onlooker, statements: Sequence[str]) -> None:
+    async with onlooker.transaction("commit"):
+        for each in statements:
+            await onlooker.execute(each)

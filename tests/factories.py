@@ -14,6 +14,8 @@ from storage.credits import Operation
 from storage.models import EntryKind, Post, User
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from storage.database import Database
     from storage.posts import PostRow
     from storage.profiles import ProfileRow
@@ -96,15 +98,22 @@ async def add_posts(db: Database, author_id: int, count: int) -> list[PostRow]:
 
 async def add_many_posts(db: Database, author_id: int, count: int) -> list[int]:
     """Adds any number of posts of one author at once, and returns their ids."""
+    return await add_posts_of(db, [author_id] * count)
+
+
+async def add_posts_of(
+    db: Database, author_ids: Iterable[int], *, published: bool = False
+) -> list[int]:
+    """Adds a post of each of these authors at once, and returns their ids."""
     rows = [
         {
             "author_id": author_id,
             "title": f"Post {number}",
             "title_key": f"post {number}",
             "content": "",
-            "published": False,
+            "published": published,
         }
-        for number in range(1, count + 1)
+        for number, author_id in enumerate(author_ids, 1)
     ]
     async with db.transaction() as tx:
         return sorted((await tx.execute(insert(Post).returning(Post.id), rows)).scalars())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +14,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from storage.dialects import sqlite
+from storage.dialects.sql import CLOCK
 from storage.dialects.transactions import autocommit_options
+from storage.dialects.types import EPOCH, TICK
 from tests.processes import until
 from tests.servers import past_the_pooler
 
@@ -45,11 +48,17 @@ _AT_WORK = {
 }
 _WAITING = {
     "postgresql": f"{_ALL['postgresql']} AND wait_event_type = 'Lock'",
-    "mysql": f"""{_ALL["mysql"]} AND EXISTS (
+    "mysql": f"""{_ALL["mysql"]} AND (state LIKE 'Waiting for table%' OR EXISTS (
         SELECT 1 FROM information_schema.innodb_trx
         WHERE trx_mysql_thread_id = process.id AND trx_state = 'LOCK WAIT'
-    )""",
+    ))""",
 }
+_NOW = {
+    "postgresql": "SELECT clock_timestamp()",
+    "mysql": "SELECT utc_timestamp(6)",
+    "sqlite": f"SELECT {CLOCK}()",
+}
+
 # The connections of onlookers themselves, where the server does not tell whose a connection is.
 _onlookers: set[int] = set()
 # Callers in this process that wait to begin a transaction on SQLite, by the file.
@@ -75,14 +84,19 @@ class Onlooker:
         """Returns the one value that a query asks for."""
         return (await self.execute(statement, **values)).scalar()
 
+    async def now(self) -> datetime:
+        """Returns the time by the database's clock."""
+        told = await self.value(_NOW[self.kind])
+        return EPOCH + told * TICK if isinstance(told, int) else told.replace(tzinfo=UTC)
+
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[None]:
-        """Makes one transaction of the block, which is not committed."""
+    async def transaction(self, end: str = "rollback") -> AsyncIterator[None]:
+        """Makes one transaction of the block, which ends with a `rollback` or a `commit`."""
         await self.execute("BEGIN IMMEDIATE " if self.kind == "sqlite" else "BEGIN")
         try:
             yield
         finally:
-            await self.execute("ROLLBACK")
+            await self.execute(end)
 
     async def lock(self, table: str, **key: object) -> None:
         """Locks the row that a column finds, within a transaction.
@@ -93,7 +107,7 @@ class Onlooker:
         suffix = "" if self.kind == "sqlite" else " FOR UPDATE"
         await self.execute(
             f"SELECT {column} FROM {table} WHERE {column} = :{column}{suffix}", **key
-        )  # noqa: S608 - a test's own
+        )
 
     async def count(self, queries: dict[str, str]) -> int:
         """Returns how many of Bylines' connections one of the queries above counts."""
@@ -108,11 +122,11 @@ async def looking_on(url: str) -> AsyncIterator[Onlooker]:
     engine = create_async_engine(past_the_pooler(url), poolclass=NullPool)
     if engine.dialect.name == "sqlite":
         sqlite.introduce(engine)
-        engine = engine.execution_options(**autocommit_options(engine))
+        outside_of_transactions = engine.execution_options(**autocommit_options(engine))
     else:
-        engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        outside_of_transactions = engine.execution_options(isolation_level="AUTOCOMMIT")
     try:
-        async with engine.connect() as connection:
+        async with outside_of_transactions.connect() as connection:
             onlooker = Onlooker(connection)
             number = (
                 await onlooker.value("SELECT connection_id()") if onlooker.kind == "mysql" else 0
@@ -154,6 +168,21 @@ async def locked_user(url: str, user_id: int) -> AsyncIterator[None]:
         yield
 
 
+@asynccontextmanager
+async def locked_table(url: str, table: str) -> AsyncIterator[None]:
+    """Keeps everybody from a table while the block lasts; on SQLite, all writers from all tables."""
+    async with looking_on(url) as onlooker:
+        if onlooker.kind == "mysql":
+            await onlooker.execute(f"LOCK TABLES {table} WRITE")
+            yield
+            await onlooker.execute("UNLOCK TABLES")
+            return
+        async with onlooker.transaction():
+            if onlooker.kind == "postgresql":
+                await onlooker.execute(f"LOCK {table} IN ACCESS EXCLUSIVE MODE")
+            yield
+
+
 async def until_waiting_for_a_lock(url: str, *, callers: int = 1) -> None:
     """Waits until so many callers of Bylines wait for locks that somebody else holds."""
     if _is_file(url):
@@ -165,6 +194,14 @@ async def until_waiting_for_a_lock(url: str, *, callers: int = 1) -> None:
             return await onlooker.count(_WAITING) >= callers
 
         await until(holds)
+
+
+async def until_nobody_waits(url: str) -> None:
+    """Waits until no Byline waits for a lock."""
+    if _is_file(url):
+        await until(lambda: not _beginning.get(_file_of(url), 0))
+        return
+    await _until_none(url, _WAITING)
 
 
 async def until_idle(url: str) -> None:

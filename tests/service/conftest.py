@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from tests.emptying import empty
+from tests.emptying import empty_by
+from tests.onlookers import looking_on
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from tests.clients import Client
     from tests.conftest import Serve
+    from tests.onlookers import Onlooker
 
     LogOf = Callable[[ModuleType], list[EventDict]]
 
@@ -25,10 +27,17 @@ if TYPE_CHECKING:
 # many takes these for its `database_url` and its `client`.
 
 
+@pytest.fixture(scope="module")
+async def emptier(shared_url: str) -> AsyncIterator[Onlooker]:
+    """Who empties the database that all tests of a file share."""
+    async with looking_on(shared_url) as onlooker:
+        yield onlooker
+
+
 @pytest.fixture
-async def emptied_url(shared_url: str) -> str:
+async def emptied_url(shared_url: str, emptier: Onlooker) -> str:
     """The URL of a database with nothing in it: one for the tests of a file, emptied for each."""
-    await empty(shared_url)
+    await empty_by(emptier)
     return shared_url
 
 

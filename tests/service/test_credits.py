@@ -14,7 +14,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from tests import factories
 from tests.clients import missing, read_status, refusal_of
-from tests.sessions import connected
+from tests.onlookers import looking_on
 
 if TYPE_CHECKING:
     from tests.clients import Client, Refusal
@@ -281,8 +281,10 @@ async def test_an_audit_tells_what_there_is_and_what_does_not_agree(
     assert answer == pb.AuditCreditsResponse(
         accounts=2, transfers=3, total_granted=7, total_balance=7
     )
-    async with connected(database_url) as other:
-        await other.execute("UPDATE credit_accounts SET available = 9 WHERE user_id = $1", ada)
+    async with looking_on(database_url) as onlooker:
+        await onlooker.execute(
+            "UPDATE credit_accounts SET available = 9 WHERE user_id = :ada", ada=ada
+        )
     answer = await client.credits.AuditCredits(pb.AuditCreditsRequest())
     assert [(each.kind, each.user_id) for each in answer.discrepancies] == [
         (pb.DISCREPANCY_KIND_BALANCE, ada),

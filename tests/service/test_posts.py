@@ -14,12 +14,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests import factories
 from tests.clients import Refusal, missing, outcome_of, refusal_of, stale, summary_of
-from tests.onlookers import until_waiting_for_a_lock
-from tests.sessions import connected
+from tests.onlookers import looking_on, until_waiting_for_a_lock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from storage.database import Database
     from tests.clients import Client
 
 OWL = "\N{OWL}"
@@ -96,10 +96,10 @@ async def test_a_content_may_have_100_000_characters(client: Client) -> None:
 
 async def test_the_time_is_the_databases(client: Client, database_url: str) -> None:
     author = await factories.create_user(client)
-    async with connected(database_url) as connection:
-        before = await connection.fetchval("SELECT clock_timestamp()")
+    async with looking_on(database_url) as onlooker:
+        before = await onlooker.now()
         made = await factories.create_post(client, author_id=author.id)
-        after = await connection.fetchval("SELECT clock_timestamp()")
+        after = await onlooker.now()
     assert before <= made.created_at.ToDatetime(before.tzinfo) <= after
 
 
@@ -112,9 +112,9 @@ async def test_an_author_who_is_not_there_is_named_and_leaves_no_tags(client: Cl
 
 async def test_an_author_who_is_just_leaving_has_left(client: Client, database_url: str) -> None:
     author = await factories.create_user(client)
-    async with connected(database_url) as connection:
-        async with connection.transaction():
-            await connection.execute("DELETE FROM users WHERE id = $1", author.id)
+    async with looking_on(database_url) as onlooker:
+        async with onlooker.transaction("commit"):
+            await onlooker.execute("DELETE FROM users WHERE id = :id", id=author.id)
             creating = asyncio.ensure_future(
                 refusal_of(factories.create_post(client, author_id=author.id, tags=["Maths"]))
             )
@@ -222,15 +222,10 @@ async def test_pages_show_every_post_once_and_in_order(
     ("page_size", "rows"), [(0, 50), (1, 1), (1000, 1000), (1001, 1000), (10**9, 1000)]
 )
 async def test_a_page_has_50_posts_unless_asked_and_1000_at_most(
-    client: Client, database_url: str, page_size: int, rows: int
+    client: Client, db: Database, page_size: int, rows: int
 ) -> None:
     author = await factories.create_user(client)
-    async with connected(database_url) as connection:
-        await connection.execute(
-            "INSERT INTO posts (author_id, title, title_key, content, published)"
-            "SELECT $1, n, n, '', false FROM generate_series(1, 1001) AS numbers (n)",
-            author.id,
-        )
+    await factories.add_many_posts(db, author.id, 1001)
     answer = await client.posts.ListPosts(pb.ListPostsRequest(page_size=page_size))
     assert len(answer.posts) == rows
     assert answer.next_page_token

@@ -13,12 +13,12 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from tests import factories
 from tests.clients import Refusal, missing, outcome_of, refusal_of, stale, taken
-from tests.onlookers import until_waiting_for_a_lock
-from tests.sessions import connected
+from tests.onlookers import looking_on, until_waiting_for_a_lock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from storage.database import Database
     from tests.clients import Client
 
 # Spellings of one name, and of two.
@@ -125,15 +125,13 @@ async def test_who_makes_a_tag_waits_for_the_one_who_is_making_it(
             return post.tags[0]
         return (await factories.create_tags(client, "Maths"))[0]
 
-    async with connected(database_url) as connection:
-        transaction = connection.transaction()
-        await transaction.start()
-        other = await connection.fetchval(
-            "INSERT INTO tags (name, name_key) VALUES ('MATHS', 'maths') RETURNING id"
-        )
-        creating = asyncio.ensure_future(make())
-        await until_waiting_for_a_lock(database_url)
-        await getattr(transaction, outcome)()
+    async with looking_on(database_url) as onlooker:
+        async with onlooker.transaction(outcome):
+            other = await onlooker.value(
+                "INSERT INTO tags (name, name_key) VALUES ('MATHS', 'maths') RETURNING id"
+            )
+            creating = asyncio.ensure_future(make())
+            await until_waiting_for_a_lock(database_url)
         tag = await creating
     assert tag.name == ("MATHS" if outcome == "commit" else "Maths")
     assert (tag.id == other) == (outcome == "commit")
@@ -241,13 +239,9 @@ async def test_a_prefix_narrows_the_list(client: Client, prefix: str, expected: 
 )
 @pytest.mark.parametrize("order_by", ["name", "post_count"])
 async def test_a_page_has_50_tags_unless_asked_and_1000_at_most(
-    client: Client, database_url: str, order_by: str, page_size: int, rows: int
+    client: Client, db: Database, order_by: str, page_size: int, rows: int
 ) -> None:
-    async with connected(database_url) as connection:
-        await connection.execute(
-            "INSERT INTO tags (name, name_key) "
-            "SELECT n, n FROM generate_series(1, 1001) AS numbers (n)"
-        )
+    await factories.add_tags(db, *map(str, range(1001)))
     request = pb.ListTagsRequest(page_size=page_size, order_by=order_by)
     answer = await client.tags.ListTags(request)
     assert len(answer.tags) == rows
@@ -431,9 +425,9 @@ async def test_a_tag_that_is_just_going_is_made_again_for_who_names_it(
     client: Client, database_url: str
 ) -> None:
     (made,) = await factories.create_tags(client, "maths")
-    async with connected(database_url) as connection:
-        async with connection.transaction():
-            await connection.execute("DELETE FROM tags")
+    async with looking_on(database_url) as onlooker:
+        async with onlooker.transaction("commit"):
+            await onlooker.execute("DELETE FROM tags")
             creating = asyncio.ensure_future(factories.create_post(client, tags=["Maths"]))
             await until_waiting_for_a_lock(database_url)
         post = await creating

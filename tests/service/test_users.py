@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -11,17 +12,18 @@ from byline.v1 import posts_pb2, profiles_pb2, resources_pb2, tags_pb2
 from byline.v1 import users_pb2 as pb
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy import update as sql_update
 
+from storage.models import Post
 from tests import factories
 from tests.clients import Refusal, missing, outcome_of, refusal_of, stale, summary_of, taken
 from tests.factories import PASSWORD
-from tests.onlookers import locked_user
-from tests.processes import until
-from tests.sessions import BYLINES, connected
+from tests.onlookers import locked_user, looking_on, until_waiting_for_a_lock
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping, Sequence
 
+    from storage.database import Database
     from tests.clients import Client, What
     from tests.conftest import Serve
 
@@ -113,10 +115,10 @@ async def test_what_is_given_empty_is_there(client: Client) -> None:
 
 
 async def test_the_time_is_the_databases(client: Client, database_url: str) -> None:
-    async with connected(database_url) as connection:
-        before = await connection.fetchval("SELECT clock_timestamp()")
+    async with looking_on(database_url) as onlooker:
+        before = await onlooker.now()
         made = await factories.create_user(client)
-        after = await connection.fetchval("SELECT clock_timestamp()")
+        after = await onlooker.now()
     assert before <= made.created_at.ToDatetime(before.tzinfo) <= after
 
 
@@ -206,7 +208,7 @@ async def test_a_view_says_how_much_is_loaded(
 
 
 async def test_the_full_view_counts_all_posts_and_shows_the_20_newest(
-    client: Client, database_url: str
+    client: Client, db: Database
 ) -> None:
     ada, bob = [await factories.create_user(client) for _ in range(2)]
     made = [
@@ -214,16 +216,14 @@ async def test_the_full_view_counts_all_posts_and_shows_the_20_newest(
         for number in range(46)
     ]
     # An old post may have been added last, and posts may be of the same moment.
-    async with connected(database_url) as connection:
-        for post, moment in ((made[44], "2020-01-01Z"), (made[42], "2999-01-01Z")):
-            await connection.execute(
-                f"UPDATE posts SET created_at = '{moment}' WHERE id = $1",  # noqa: S608 - ours
-                post.id,
+    moved = {44: 2020, 42: 2999, 4: 2998, 6: 2998, 8: 2998}
+    async with db.transaction() as tx:
+        for number, year in moved.items():
+            await tx.execute(
+                sql_update(Post)
+                .where(Post.id == made[number].id)
+                .values(created_at=datetime(year, 1, 1, tzinfo=UTC))
             )
-        await connection.execute(
-            "UPDATE posts SET created_at = '2998-01-01Z' WHERE id = any($1)",
-            [made[number].id for number in (4, 6, 8)],
-        )
     adas = [made[number] for number in (42, 8, 6, 4, *range(40, 9, -2))]
     bobs = made[45::-2][:20]
     for user, newest in ((ada, adas), (bob, bobs)):
@@ -291,13 +291,9 @@ async def test_pages_show_everyone_once_and_in_order(
     ("page_size", "rows"), [(0, 50), (1, 1), (1000, 1000), (1001, 1000), (10**9, 1000)]
 )
 async def test_a_page_has_50_users_unless_asked_and_1000_at_most(
-    client: Client, database_url: str, page_size: int, rows: int
+    client: Client, db: Database, page_size: int, rows: int
 ) -> None:
-    async with connected(database_url) as connection:
-        await connection.execute(
-            "INSERT INTO users (email, email_key, username, username_key, password_hash) "
-            "SELECT n, n, n, n, '' FROM generate_series(1, 1001) AS numbers (n)"
-        )
+    await factories.add_many_users(db, 1001)
     answer = await client.users.ListUsers(pb.ListUsersRequest(page_size=page_size))
     assert len(answer.users) == rows
     assert answer.next_page_token
@@ -555,8 +551,8 @@ async def test_a_deleted_user_is_gone_and_their_profile_too(
     profile = profiles_pb2.GetProfileRequest(user_id=made.id)
     refusal = await refusal_of(client.profiles.GetProfile(profile))
     assert refusal.what == missing("profile", made.id)
-    async with connected(database_url) as connection:
-        assert await connection.fetchval("SELECT count(*) FROM profiles") == 1
+    async with looking_on(database_url) as onlooker:
+        assert await onlooker.value("SELECT count(*) FROM profiles") == 1
 
 
 async def test_the_name_of_a_deleted_user_is_free_but_their_id_is_not(client: Client) -> None:
@@ -597,8 +593,8 @@ async def test_inactive_users_are_purged_with_their_profiles(
     request.validate_only = False
     assert (await client.users.PurgeInactiveUsers(request)).affected_count == 2
     assert await list_pages(client, view=pb.USER_VIEW_PROFILE) == [[active]]
-    async with connected(database_url) as connection:
-        assert await connection.fetchval("SELECT count(*) FROM profiles") == 1
+    async with looking_on(database_url) as onlooker:
+        assert await onlooker.value("SELECT count(*) FROM profiles") == 1
     assert (await client.users.PurgeInactiveUsers(request)).affected_count == 0
 
 
@@ -643,19 +639,19 @@ async def test_a_hash_of_other_parameters_is_renewed_when_the_password_is_shown(
 ) -> None:
     async with serve(database_url) as client:
         made = await factories.create_user(client, username="ada")
-    async with serve(database_url, hash_time_cost=2) as client, connected(database_url) as db:
+    async with serve(database_url, hash_time_cost=2) as client, looking_on(database_url) as db:
         hash_of_ada = "SELECT password_hash FROM users"
-        old = await db.fetchval(hash_of_ada)
+        old = await db.value(hash_of_ada)
         await refusal_of(verify(client, username="ada", password="wrong horse"))
-        assert await db.fetchval(hash_of_ada) == old
+        assert await db.value(hash_of_ada) == old
 
         assert await verify(client, username="ada") == made
-        new = await db.fetchval(hash_of_ada)
+        new = await db.value(hash_of_ada)
         assert ("t=1" in old, "t=2" in new) == (True, True)
 
         # It is still the same password, and the user has not changed.
         assert await verify(client, username="ada") == made
-        assert await db.fetchval(hash_of_ada) == new
+        assert await db.value(hash_of_ada) == new
 
 
 async def test_a_changed_password_replaces_the_one_before(client: Client) -> None:
@@ -676,22 +672,15 @@ async def test_of_two_who_change_a_password_at_once_one_does(
     serve: Serve, database_url: str, retries: int, told: What
 ) -> None:
     passwords = ("something else", "another thing")
-    async with (
-        serve(database_url, contention_retries=retries) as client,
-        connected(database_url) as connection,
-    ):
+    async with serve(database_url, contention_retries=retries) as client:
         made = await factories.create_user(client, username="ada")
         async with locked_user(database_url, made.id):
             racing = [
                 asyncio.ensure_future(outcome_of(change_password(client, made.id, PASSWORD, each)))
                 for each in passwords
             ]
-
-            async def both_have_shown_the_old_one() -> bool:
-                waiting = f"{BYLINES} AND wait_event_type = 'Lock'"
-                return bool(await connection.fetchval(waiting) == 2)
-
-            await until(both_have_shown_the_old_one)
+            # Both have shown the old one.
+            await until_waiting_for_a_lock(database_url, callers=2)
         outcomes = await asyncio.gather(*racing)
         refusals = [each for each in outcomes if isinstance(each, Refusal)]
         assert [each.what for each in refusals] == [told]
@@ -848,17 +837,10 @@ async def test_a_page_token_of_another_list_is_refused(client: Client) -> None:
     ("page_size", "rows"), [(0, 50), (1, 1), (1000, 1000), (1001, 1000), (10**9, 1000)]
 )
 async def test_a_page_of_authors_or_counts_has_50_unless_asked_and_1000_at_most(
-    client: Client, database_url: str, page_size: int, rows: int
+    client: Client, db: Database, page_size: int, rows: int
 ) -> None:
-    async with connected(database_url) as connection:
-        await connection.execute(
-            "INSERT INTO users (email, email_key, username, username_key, password_hash) "
-            "SELECT n, n, n, n, '' FROM generate_series(1, 1001) AS numbers (n)"
-        )
-        await connection.execute(
-            "INSERT INTO posts (author_id, title, title_key, content, published) "
-            "SELECT id, '', '', '', true FROM users"
-        )
+    ids = await factories.add_many_users(db, 1001)
+    await factories.add_posts_of(db, ids, published=True)
     authors = await client.users.ListAuthors(pb.ListAuthorsRequest(page_size=page_size))
     counts = await client.users.ListUserPostCounts(
         pb.ListUserPostCountsRequest(page_size=page_size)
