@@ -18,8 +18,8 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolWaitError
 
 from storage.dialects.engine import make_engine
-from storage.dialects.transactions import autocommit_options, snapshot_options, turns
 from storage.dialects.leaving import stop_what_is_left
+from storage.dialects.transactions import autocommit_options, snapshot_options, turns
 from storage.errors import DatabaseDown, LockTimeout, PoolTimeout, StorageError, translate
 
 if TYPE_CHECKING:

@@ -18,16 +18,21 @@ from service.config import Address, Settings
 from service.loop import factory
 from service.server import Server
 from storage import database
-from storage.database import Database
+from storage.database import Database, PoolConfig
 from tests import differences, engines, onlookers, servers
 from tests.clients import Client
+from tests.emptying import empty_by
+from tests.onlookers import looking_on
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager
 
+    from tests.onlookers import Onlooker
+
     Command = Callable[..., "Ended"]
+    Open = Callable[..., Database]
     Serve = Callable[..., AbstractAsyncContextManager[Client]]
 
 ON_EVERY_KIND = {"storage", "service"}
@@ -71,11 +76,13 @@ def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - xdist has no typ
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Runs the tests of storage and of the service on every kind of database, but for what differs.
 
-    The others run on PostgreSQL, or on the kinds of databases that their file names in `ENGINES`.
+    Those of a folder that is named after a kind run on that; the others on PostgreSQL, or on the
+    kinds that their file names in `ENGINES`.
     """
     if "engine" in metafunc.fixturenames:
         package = metafunc.definition.path.parent.name
-        kinds = engines.KINDS if package in ON_EVERY_KIND else ("postgresql",)
+        alone = package if package in engines.KINDS else "postgresql"
+        kinds = engines.KINDS if package in ON_EVERY_KIND else (alone,)
         kinds = getattr(metafunc.module, "ENGINES", kinds)
         differ = metafunc.definition.get_closest_marker(differences.MARK)
         absent = differences.ON[differ.args[0]] if differ else ()
@@ -145,12 +152,32 @@ async def shared_url(engine: engines.Engine, worker_id: str) -> AsyncIterator[st
         yield url
 
 
+@pytest.fixture(scope="module")
+async def emptier(shared_url: str) -> AsyncIterator[Onlooker]:
+    """Who empties the database that all tests of a file share."""
+    async with looking_on(shared_url) as onlooker:
+        yield onlooker
+
+
 @pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    """A migrated database with nothing in it."""
-    made = Database(database_url)
-    yield made
-    await made.close()
+async def opened(shared_url: str, emptier: Onlooker) -> AsyncIterator[Open]:
+    """Opens the emptied database of a file with a pool as the test wants it."""
+    made: list[Database] = []
+    await empty_by(emptier)
+
+    def open_(**config: Any) -> Database:  # noqa: ANN401 - any field of PoolConfig
+        made.append(Database(shared_url, PoolConfig(**config)))
+        return made[-1]
+
+    yield open_
+    for each in made:
+        await each.close()
+
+
+@pytest.fixture
+async def db(opened: Open) -> Database:
+    """A migrated database with nothing in it: one for the tests of a file, emptied for each."""
+    return opened()
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,14 @@ import shutil
 import sqlite3
 import subprocess
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
 import pytest
 from sqlalchemy import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -24,7 +24,7 @@ import migrations
 from tests import servers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from contextlib import AbstractContextManager
 
 KINDS = ("postgresql", "sqlite", "mariadb")
@@ -64,6 +64,16 @@ class Engine(NamedTuple):
     async def drop(self, database: str) -> None:
         """Removes a database that `create` made."""
         await _DROP[self.name](self, database)
+
+    @asynccontextmanager
+    async def away(self, database: str) -> AsyncIterator[None]:
+        """Takes a database away while the block lasts: whoever is in gets out, and nobody gets in.
+
+        MariaDB's is empty when it is back.
+        """
+        await _TAKE_AWAY[self.name](self, database)
+        yield
+        await _BRING_BACK[self.name](self, database)
 
     def url_of(self, database: str) -> str:
         """Returns the URL of a database of this server."""
@@ -216,12 +226,41 @@ async def _drop_on_mariadb(engine: Engine, database: str) -> None:
     await _on_mysql(engine.url, f"DROP DATABASE {database}")
 
 
+async def _shut_on_postgresql(engine: Engine, database: str) -> None:
+    await _on_postgresql(engine.url, f"ALTER DATABASE {database} ALLOW_CONNECTIONS false")
+    await _on_postgresql(
+        engine.url,
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+        f" WHERE datname = '{database}'",
+    )
+
+
+async def _open_on_postgresql(engine: Engine, database: str) -> None:
+    await _on_postgresql(engine.url, f"ALTER DATABASE {database} ALLOW_CONNECTIONS true")
+
+
+async def _take_from_mariadb(engine: Engine, database: str) -> None:
+    await _drop_on_mariadb(engine, database)
+    (rows,) = await _on_mysql(
+        engine.url, f"SELECT id FROM information_schema.processlist WHERE db = '{database}'"
+    )
+    for row in rows:
+        with suppress(DBAPIError):  # it has ended by itself
+            await _on_mysql(engine.url, f"KILL {row[0]}")
+
+
+async def _bring_back_to_mariadb(engine: Engine, database: str) -> None:
+    await _create_on_mariadb(engine, database, migrated=True)
+
+
 _CREATE = {
     "postgresql": _create_on_postgresql,
     "sqlite": _create_on_sqlite,
     "mariadb": _create_on_mariadb,
 }
 _DROP = {"postgresql": _drop_on_postgresql, "sqlite": _drop_on_sqlite, "mariadb": _drop_on_mariadb}
+_TAKE_AWAY = {"postgresql": _shut_on_postgresql, "mariadb": _take_from_mariadb}
+_BRING_BACK = {"postgresql": _open_on_postgresql, "mariadb": _bring_back_to_mariadb}
 _scripts: dict[str, list[str]] = {}
 
 
@@ -233,7 +272,7 @@ async def _script_of(url: str) -> list[str]:
         )
         made = await _on_mysql(url, *(f"SHOW CREATE TABLE {row[0]}" for row in tables))
         script = [rows[0][1] for rows in made]
-        script.append(f"INSERT INTO alembic_version VALUES ('{await _version(url)}')")  # noqa: S608 - Byline's own
+        script.append(f"INSERT INTO alembic_version VALUES ('{await _version(url)}')")
         script += [
             f"CREATE TRIGGER {name} {moment} {event} ON {table} FOR EACH ROW {body}"
             for name, event, table, body, moment, *_ in triggers

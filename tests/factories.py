@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from byline.v1 import credits_pb2, posts_pb2, resources_pb2, tags_pb2, users_pb2
 from sqlalchemy import insert
 
 from storage import credits, posts, profiles, tags, users
 from storage.credits import Operation
-from storage.models import EntryKind, Post, User
+from storage.models import EntryKind, Post, Request, User
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -123,6 +124,17 @@ async def add_tags(db: Database, *names: str) -> list[TagRow]:
     """Adds tags by storage."""
     async with db.transaction() as tx:
         return await tags.create(tx, names)
+
+
+async def add_requests(db: Database, count: int, age: timedelta) -> None:
+    """Adds requests by storage that were answered so long ago."""
+    answered = datetime.now(UTC) - age
+    rows = [
+        {"request_id": uuid4(), "method": "", "caller": "", "digests": {}, "created_at": answered}
+        for _ in range(count)
+    ]
+    async with db.transaction() as tx:
+        await tx.execute(insert(Request), rows)
 
 
 def grant(user_id: int, amount: int, memo: str = "") -> Operation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sqlalchemy import event, make_url, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from storage.dialects import sqlite
 from storage.dialects.sql import CLOCK
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import CursorResult, Row
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    from storage.database import Database
 
 # How a transaction of Byline's begins on SQLite.
 BEGIN = "BEGIN IMMEDIATE"
@@ -140,6 +143,13 @@ async def looking_on(url: str) -> AsyncIterator[Onlooker]:
         await engine.dispose()
 
 
+def checked_out(db: Database) -> int:
+    """How many connections of a pool are on loan."""
+    pool = db.engine.sync_engine.pool
+    assert isinstance(pool, QueuePool)
+    return pool.checkedout()
+
+
 @asynccontextmanager
 async def slow_commits(url: str) -> AsyncIterator[None]:
     """PostgreSQL: holds up commits that add a user; each waits for a lock that the block holds."""
@@ -170,7 +180,7 @@ async def locked_user(url: str, user_id: int) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def locked_table(url: str, table: str) -> AsyncIterator[None]:
-    """Keeps everybody from a table while the block lasts; on SQLite, all writers from all tables."""
+    """Keeps everybody from a table while the block lasts; on SQLite, writers from all tables."""
     async with looking_on(url) as onlooker:
         if onlooker.kind == "mysql":
             await onlooker.execute(f"LOCK TABLES {table} WRITE")
@@ -232,7 +242,8 @@ async def end_connections(url: str) -> None:
             return
         mine = ", ".join(map(str, _onlookers))
         found = await onlooker.rows(
-            f"SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id NOT IN ({mine})"  # noqa: S608 - numbers
+            "SELECT id FROM information_schema.processlist"
+            f" WHERE db = DATABASE() AND id NOT IN ({mine})"
         )
         for row in found:
             await onlooker.execute(f"KILL {row.id}")

@@ -38,6 +38,10 @@ async def post_counts(db: Database) -> dict[int, int]:
     return dict(sorted(counts.items()))
 
 
+# What begins transactions where it is a statement of Byline's that does.
+BEGINNINGS = ("BEGIN", "START TRANSACTION", "SET TRANSACTION")
+
+
 class Statement(NamedTuple):
     """A statement as the server gets it, with its parameters beside it."""
 
@@ -69,7 +73,8 @@ async def sent_by(db: Database) -> AsyncIterator[Sent]:
 
     def note_statement(*arguments: Any) -> None:  # noqa: ANN401 - as SQLAlchemy calls it
         _, _, statement, values, _, _ = arguments
-        sent.statements.append(Statement(statement, values))
+        if not statement.startswith(BEGINNINGS):
+            sent.statements.append(Statement(statement, values))
 
     def note_frame(query: Any) -> None:  # noqa: ANN401 - asyncpg's LoggedQuery has no type
         sent.frames.append(query.query)

@@ -1,4 +1,4 @@
-"""What SQLite and its driver are held to: a library in the process, which bounds little by itself."""
+"""What SQLite and its driver are held to: a library in the process, which bounds little itself."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _NANOSECONDS_OF_A_TICK = 1_000
 class Connection(sqlite3.Connection):
     """A connection whose transaction ends with it."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - as the library has them
         super().__init__(*arguments, **options)
         self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
 
@@ -52,8 +52,8 @@ class Connection(sqlite3.Connection):
     def close(self) -> None:
         """Closes, with every cursor.
 
-        One that is at a statement, because its caller was cancelled, keeps the transaction open, and
-        its lock, for as long as somebody has the error that tells of it.
+        One that is at a statement, because its caller was cancelled, keeps the transaction open,
+        and its lock, for as long as somebody has the error that tells of it.
         """
         for cursor in tuple(self._cursors):
             cursor.close()

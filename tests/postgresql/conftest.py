@@ -11,7 +11,6 @@ from sqlalchemy import make_url
 
 import migrations
 from storage.database import Database, PoolConfig
-from tests.emptying import empty
 from tests.sessions import connected
 
 if TYPE_CHECKING:
@@ -22,15 +21,6 @@ if TYPE_CHECKING:
 POPULATED = Path(__file__).with_name("populated.sql")
 # One connection, so that what it has prepared is known; nothing is too slow on a busy machine.
 ALONE = PoolConfig(size=1, overflow=0, statement_timeout=0, lock_timeout=0)
-
-
-@pytest.fixture
-async def db(shared_url: str) -> AsyncIterator[Database]:
-    """A migrated database with nothing in it: one for the tests of a file, emptied for each."""
-    await empty(shared_url)
-    database = Database(shared_url)
-    yield database
-    await database.close()
 
 
 @pytest.fixture(scope="session")

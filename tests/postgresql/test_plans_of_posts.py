@@ -410,7 +410,7 @@ async def test_a_user_of_a_hundred_thousand_posts_leaves_by_one_statement(
     populated: Database,
 ) -> None:
     left = {
-        "posts of theirs": f"SELECT count(*) FROM posts WHERE author_id = {BUSY}",  # noqa: S608 - a number
+        "posts of theirs": f"SELECT count(*) FROM posts WHERE author_id = {BUSY}",
         "posts": "SELECT count(*) FROM posts",
         "links to no post": "SELECT count(*) FROM post_tags"
         " WHERE NOT EXISTS (SELECT FROM posts WHERE id = post_id)",

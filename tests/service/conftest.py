@@ -8,7 +8,6 @@ import pytest
 import structlog
 
 from tests.emptying import empty_by
-from tests.onlookers import looking_on
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -25,13 +24,6 @@ if TYPE_CHECKING:
 
 # A database and a server of its own cost a test more than most of them take. A file whose tests are
 # many takes these for its `database_url` and its `client`.
-
-
-@pytest.fixture(scope="module")
-async def emptier(shared_url: str) -> AsyncIterator[Onlooker]:
-    """Who empties the database that all tests of a file share."""
-    async with looking_on(shared_url) as onlooker:
-        yield onlooker
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from storage.audit import Discrepancy, Kind
 from storage.errors import Overflow
 from tests import factories
 from tests.factories import grant, hold, make, transfer
-from tests.sessions import connected
 from tests.statements import run
 
 if TYPE_CHECKING:
@@ -29,11 +28,8 @@ async def audited(db: Database) -> Audit:
 
 
 @pytest.fixture
-async def world(db: Database, shared_url: str) -> Database:
+async def world(db: Database) -> Database:
     """Ada has 100, of which 4 are held for bob, who has 1; a hold was captured, a user is gone."""
-    async with connected(shared_url) as connection:
-        await connection.execute("TRUNCATE users RESTART IDENTITY CASCADE")
-        await connection.execute("ALTER SEQUENCE ledger_id_seq RESTART")
     ada, bob, cleo = await factories.add_users_with(db, 98, 0, 4)
     assert (ada, bob) == (ADA, BOB)
     assert (await make(db, hold(ada, bob, 4))).id == OPEN

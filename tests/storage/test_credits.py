@@ -26,8 +26,7 @@ from storage.transfers import State, TransferRow
 from tests import factories
 from tests.factories import grant, hold, make, transfer
 from tests.ledgers import balances, outcome_of
-from tests.onlookers import until_waiting_for_a_lock
-from tests.sessions import connected
+from tests.onlookers import looking_on, until_waiting_for_a_lock
 from tests.statements import run
 
 if TYPE_CHECKING:
@@ -311,15 +310,13 @@ async def test_accounts_are_locked_in_the_order_of_their_ids(db: Database, share
     """Whoever waits for the first of them has not locked the second."""
     first, second = await factories.add_users_with(db, 5, 5)
     for sender, receiver in ((first, second), (second, first)):
-        async with connected(shared_url) as other:
-            locking = other.transaction()
-            await locking.start()
-            lock = "SELECT FROM credit_accounts WHERE user_id = $1 FOR UPDATE NOWAIT"
-            await other.execute(lock, first)
-            making = asyncio.create_task(make(db, transfer(sender, receiver, 1)))
-            await until_waiting_for_a_lock(shared_url)
-            await other.execute(lock, second)
-            await locking.rollback()
+        async with looking_on(shared_url) as other:
+            async with other.transaction():
+                await other.lock("credit_accounts", user_id=first)
+                making = asyncio.create_task(make(db, transfer(sender, receiver, 1)))
+                await until_waiting_for_a_lock(shared_url)
+                # It would be a deadlock.
+                await other.lock("credit_accounts", user_id=second)
             await making
     assert await balances(db, first, second) == [(5, 0), (5, 0)]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
-from sqlalchemy import UniqueConstraint, select, text
+from sqlalchemy import UniqueConstraint, text
 
 from storage import errors
-from storage.database import Database
 from storage.errors import (
     UNIQUE_KEYS,
     AlreadyExists,
@@ -22,9 +22,10 @@ from storage.errors import (
     Unexpected,
     of_sqlstate,
 )
-from storage.models import Base, User
-from tests import factories
-from tests.sessions import connected
+from storage.models import Base
+
+if TYPE_CHECKING:
+    from storage.database import Database
 
 MEANINGS = {
     # What callers may do differently, or try again.
@@ -98,17 +99,6 @@ def test_every_unique_key_has_a_resource_and_a_field() -> None:
     assert {*UNIQUE_KEYS, *GUARDED_KEYS} == unique_names()
 
 
-async def test_the_unique_keys_are_called_so_in_the_database(db: Database) -> None:
-    async with db.read() as read:
-        found = await read.execute(
-            text(
-                "SELECT relname FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid"
-                " WHERE indisunique AND NOT indisprimary AND relnamespace = 'public'::regnamespace"
-            )
-        )
-    assert set(found.scalars()) == {*UNIQUE_KEYS, *GUARDED_KEYS}
-
-
 @pytest.mark.parametrize("name", sorted(UNIQUE_KEYS))
 def test_a_broken_unique_key_is_told_by_its_resource_and_field(name: str) -> None:
     error = of_sqlstate("23505", name)
@@ -130,53 +120,6 @@ def test_every_sqlstate_has_a_meaning_whatever_constraint_comes_along() -> None:
             assert isinstance(meant, AlreadyExists) == (
                 (sqlstate, constraint) == ("23505", "uq_users_email_key")
             )
-
-
-RAISE = """
-    DO $$ BEGIN
-        RAISE EXCEPTION 'told to nobody' USING ERRCODE = '{}', CONSTRAINT = '{}';
-    END $$
-"""
-
-
-@pytest.mark.parametrize(("sqlstate", "meaning"), MEANINGS.items())
-async def test_an_error_of_the_database_is_translated_and_its_text_stays_behind(
-    db: Database, sqlstate: str, meaning: type[StorageError]
-) -> None:
-    async with db.read() as read:
-        with pytest.raises(StorageError) as refused:
-            await read.execute(text(RAISE.format(sqlstate, "")))
-    assert type(refused.value) is meaning
-    assert "told to nobody" not in str(refused.value)
-    assert refused.value.__cause__ is None
-
-
-@pytest.mark.parametrize(("name", "key"), UNIQUE_KEYS.items())
-async def test_a_unique_violation_is_translated_by_the_constraint(
-    db: Database, name: str, key: tuple[str, str]
-) -> None:
-    async with db.read() as read:
-        with pytest.raises(AlreadyExists) as refused:
-            await read.execute(text(RAISE.format("23505", name)))
-    assert (refused.value.resource, refused.value.field) == key
-
-
-async def test_a_statement_prepared_for_another_schema_is_one_to_try_again(
-    database_url: str,
-) -> None:
-    db = Database(database_url)
-    await factories.add_user(db, full_name="Ada")
-    names = select(User.full_name)
-    async with db.read() as one, db.read() as other:
-        for read in (one, other):
-            await read.execute(names)
-        async with connected(database_url) as admin:
-            await admin.execute("ALTER TABLE users ALTER full_name TYPE text")
-        with pytest.raises(Contention):
-            await one.execute(names)
-        for read in (one, other):
-            assert (await read.execute(names)).scalar_one() == "Ada"
-    await db.close()
 
 
 async def test_a_value_that_the_driver_cannot_send_is_an_unexpected_error(db: Database) -> None:

@@ -24,8 +24,7 @@ from storage.gathering import MOST, Together
 from storage.requests import AlreadyAnswered, Claim, Key, claim_of_call
 from tests import factories
 from tests.factories import transfer
-from tests.onlookers import until_waiting_for_a_lock
-from tests.sessions import connected
+from tests.onlookers import end_connections, looking_on, until_waiting_for_a_lock
 from tests.statements import run
 
 if TYPE_CHECKING:
@@ -46,10 +45,8 @@ async def together(db: Database) -> AsyncIterator[Together]:
 @asynccontextmanager
 async def locked_account(url: str, user_id: int) -> AsyncIterator[None]:
     """Keeps others from an account while the block lasts."""
-    async with connected(url) as connection, connection.transaction():
-        await connection.execute(
-            "SELECT FROM credit_accounts WHERE user_id = $1 FOR UPDATE", user_id
-        )
+    async with looking_on(url) as onlooker, onlooker.transaction():
+        await onlooker.lock("credit_accounts", user_id=user_id)
         yield
 
 
@@ -318,7 +315,7 @@ async def test_what_is_in_the_way_of_all_is_told_to_all_and_leaves_no_line(
     db: Database, shared_url: str, together: Together
 ) -> None:
     a, b, c = await factories.add_users_with(db, 10, 0, 0)
-    async with connected(shared_url) as other, locked_account(shared_url, c):
+    async with locked_account(shared_url, c):
         async with locked_account(shared_url, a):
             first = begin(together, transfer(a, b, 1))
             await until_waiting_for_a_lock(shared_url)
@@ -326,10 +323,7 @@ async def test_what_is_in_the_way_of_all_is_told_to_all_and_leaves_no_line(
             await asyncio.sleep(0)
         await first
         await until_waiting_for_a_lock(shared_url)
-        await other.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
+        await end_connections(shared_url)
         assert [type(each) for each in await all_of(more)] == [DatabaseDown] * 3
     await begin(together, transfer(a, c, 1), 1)
     assert await balances(db, [a, b, c]) == [8, 1, 1]
@@ -339,13 +333,15 @@ async def test_a_deadlock_is_for_each_caller_to_try_again(
     db: Database, shared_url: str, together: Together
 ) -> None:
     a, b = await factories.add_users_with(db, 10, 10)
-    async with connected(shared_url) as other:
+    async with looking_on(shared_url) as other:
         async with other.transaction():
-            # Against the order of ids. Who has waited longer is the first to look for deadlocks.
-            await other.execute("SELECT FROM credit_accounts WHERE user_id = $1 FOR UPDATE", b)
+            # Against the order of ids. Who has waited longer is the first to look for deadlocks on
+            # PostgreSQL, and who has changed less is the one to fail on MariaDB.
+            await other.execute("UPDATE users SET full_name = 'Ada' WHERE id = :id", id=b)
+            await other.lock("credit_accounts", user_id=b)
             caught = begin(together, transfer(a, b, 1))
             await until_waiting_for_a_lock(shared_url)
-            await other.execute("SELECT FROM credit_accounts WHERE user_id = $1 FOR UPDATE", a)
+            await other.lock("credit_accounts", user_id=a)
             with pytest.raises(Contention):
                 await caught
         await begin(together, transfer(a, b, 1))

@@ -15,9 +15,8 @@ from storage.transfers import State, TransferRow
 from tests import factories
 from tests.factories import grant, hold, make, transfer
 from tests.ledgers import balances, outcome_of
-from tests.onlookers import until_waiting_for_a_lock
+from tests.onlookers import looking_on, until_waiting_for_a_lock
 from tests.processes import until
-from tests.sessions import connected
 from tests.statements import run
 
 if TYPE_CHECKING:
@@ -204,8 +203,8 @@ async def test_accounts_that_others_have_locked_are_passed_over(
     ada, bob, cleo = await factories.add_users_with(db, 10, 10, 0)
     await make(db, hold(ada, cleo, 1, MOMENT))
     await make(db, hold(bob, cleo, 1, MOMENT))
-    async with connected(shared_url) as other, other.transaction():
-        await other.execute("SELECT FROM credit_accounts WHERE user_id = $1 FOR UPDATE", ada)
+    async with looking_on(shared_url) as other, other.transaction():
+        await other.lock("credit_accounts", user_id=ada)
         assert await release_expired(db) == 1
     assert await release_expired(db) == 1
     assert await balances(db, ada, bob) == [(10, 0), (10, 0)]
@@ -259,19 +258,16 @@ async def test_a_hold_that_expires_while_its_end_waits_has_expired(
     db: Database, shared_url: str, end: End
 ) -> None:
     ada, bob = await factories.add_users_with(db, 10, 0)
-    async with connected(shared_url) as other:
-        made = await make(db, hold(ada, bob, 4, timedelta(seconds=1)))
-        locking = other.transaction()
-        await locking.start()
-        await other.execute("SELECT FROM credit_accounts WHERE user_id = $1 FOR UPDATE", ada)
+    made = await make(db, hold(ada, bob, 4, timedelta(seconds=1)))
+
+    async def has_expired() -> bool:
+        return (await get(db, made.id)).state is State.EXPIRED
+
+    async with looking_on(shared_url) as other, other.transaction():
+        await other.lock("credit_accounts", user_id=ada)
         ending = asyncio.create_task(end(db, made.id))
         await until_waiting_for_a_lock(shared_url)
-
-        async def has_expired() -> bool:
-            return (await get(db, made.id)).state is State.EXPIRED
-
         await until(has_expired)
-        await locking.rollback()
     with pytest.raises(HoldResolved) as refused:
         await ending
     assert refused.value.state is State.EXPIRED

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import literal, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage import users
-from storage.database import Database, PoolConfig
 from storage.dialects.leaving import Killer
 from storage.users import Key
 from tests import factories
-from tests.emptying import empty
+from tests.onlookers import checked_out
 from tests.processes import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
 
-    from storage.database import Session
+    from storage.database import Database, Session
     from storage.users import UserRow
-
-    Open = Callable[..., Database]
+    from tests.conftest import Open
 
 FOR_EVER = {
     "postgresql": "SELECT pg_sleep(3600)",
@@ -41,21 +39,6 @@ RUNNING = {
     " WHERE db = DATABASE() AND id <> CONNECTION_ID() AND info LIKE '%BENCHMARK%'",
     "sqlite": "SELECT 0",
 }
-
-
-@pytest.fixture
-async def opened(shared_url: str) -> AsyncIterator[Open]:
-    """Opens the emptied database with a pool as the test wants it."""
-    made: list[Database] = []
-    await empty(shared_url)
-
-    def open_(**config: Any) -> Database:  # noqa: ANN401 - any field of PoolConfig
-        made.append(Database(shared_url, PoolConfig(**config)))
-        return made[-1]
-
-    yield open_
-    for database in made:
-        await database.close()
 
 
 async def run_for_ever(session: Session, begun: asyncio.Event) -> None:
@@ -139,3 +122,48 @@ async def test_a_server_that_cannot_be_told_is_not_waited_for() -> None:
     await killer.done()
     await killer.done()
     await nowhere.dispose()
+
+
+async def test_whenever_callers_leave_the_rest_get_their_own_rows_and_nothing_is_left_open(
+    opened: Open,
+) -> None:
+    """Each leaves one step of the event loop later than the one before, on connections old and new.
+
+    What is left to the garbage collector warns when it is collected, and warnings are errors.
+    """
+    db = opened(size=4, overflow=2)
+    user = await factories.add_user(db)
+    asked = 0
+
+    async def ask(session: Session) -> None:
+        nonlocal asked
+        asked += 1
+        mine = asked
+        assert (await session.execute(select(literal(mine)))).scalar_one() == mine
+
+    async def write() -> None:
+        async with db.transaction() as tx:
+            await users.update(tx, user.id, {"full_name": "Ada"})
+            await ask(tx)
+
+    async def read(*, snapshot: bool) -> None:
+        async with db.read(snapshot=snapshot) as session:
+            await ask(session)
+            await ask(session)
+
+    for steps in range(80):
+        if steps % 20 == 0:
+            db = opened(size=4, overflow=2)
+        tasks = [
+            asyncio.ensure_future(call)
+            for call in (write(), read(snapshot=False), read(snapshot=True), read(snapshot=False))
+        ]
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} <= {asyncio.CancelledError, type(None)}
+        assert checked_out(db) == 0
+        await read(snapshot=False)
+    gc.collect()

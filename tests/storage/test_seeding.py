@@ -65,7 +65,7 @@ async def dump(db: Database) -> dict[str, list[dict[str, Any]]]:
     }
     dumped = {}
     for table, key in TABLES.items():
-        rows = await run(db, f"SELECT * FROM {table} ORDER BY {key}")  # noqa: S608 - of TABLES
+        rows = await run(db, f"SELECT * FROM {table} ORDER BY {key}")
         dumped[table] = [
             {
                 name: value - first[refers.get(name, table)] if name.endswith("id") else value
