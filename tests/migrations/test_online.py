@@ -134,7 +134,7 @@ async def test_a_build_whose_migrator_is_killed_is_completed_by_the_next(
     assert await admin.fetchval(IS_WHOLE) is True
 
 
-@pytest.mark.parametrize("moment", [3, 8, 13])
+@pytest.mark.parametrize("moment", [4, 8, 12])
 async def test_an_index_whose_migrator_is_killed_at_any_moment_is_completed_by_the_next(
     database_url: str, admin: asyncpg.Connection, tmp_path: Path, moment: int
 ) -> None:
