@@ -14,6 +14,7 @@ import pytest
 
 import migrations
 from migrations import MigrationError, State
+from tests.migrations.killed import killed
 from tests.processes import Running, until
 
 if TYPE_CHECKING:
@@ -60,6 +61,15 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(MigrationError, match=f"{tmp_path}/byline.db: unable to open"):
         migrations.status(url_of(tmp_path / "byline.db"))
+
+
+async def test_a_migrator_that_is_killed_between_steps_has_made_none(tmp_path: Path) -> None:
+    url = url_of(tmp_path / "byline.db")
+    for moment in (30, 60):
+        assert await killed(moment, "up", url, "head")
+        assert (await run(migrations.status, url)).current is None
+    await run(migrations.up, url)
+    await run(migrations.check, url)
 
 
 async def test_where_a_schema_stands_is_told_while_another_process_writes(tmp_path: Path) -> None:
