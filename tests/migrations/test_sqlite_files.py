@@ -65,7 +65,7 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
 
 async def test_a_migrator_that_is_killed_between_steps_has_made_none(tmp_path: Path) -> None:
     url = url_of(tmp_path / "byline.db")
-    for moment in (30, 60):
+    for moment in (20, 40):
         assert await killed(moment, "up", url, "head")
         assert (await run(migrations.status, url)).current is None
     await run(migrations.up, url)
