@@ -20,6 +20,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from migrations.revisions import BASE, following, is_before
 from storage.errors import Contention, LockTimeout, translate
 
 if TYPE_CHECKING:
@@ -41,11 +42,14 @@ class State(StrEnum):
     """Where a database stands against the schema that this code expects.
 
     One that is at the next step this code still serves: each step leaves what the code before it
-    needs. Further ahead, what it needs may be gone.
+    needs. Further ahead, what it needs may be gone. Halfway, a step is being taken back, and what
+    it made may be gone: this happens where the database commits each statement by itself, and ends
+    when the step is completed. A step up that is half made is in nobody's way.
     """
 
     CURRENT = "current"
     BEHIND = "behind"
+    HALFWAY = "halfway"
     NEXT = "next"
     AHEAD = "ahead"
 
@@ -75,7 +79,7 @@ def up(url: str, revision: str = "head") -> None:
         MigrationError: when a step fails, or found a table in use each time. The steps before it
             are done.
     """
-    _change(command.upgrade, url, revision)
+    _change(command.upgrade, url, revision, up=True)
 
 
 def down(url: str, revision: str = "-1") -> None:
@@ -84,7 +88,7 @@ def down(url: str, revision: str = "-1") -> None:
     Raises:
         MigrationError: as `up` does.
     """
-    _change(command.downgrade, url, revision)
+    _change(command.downgrade, url, revision, up=False)
 
 
 def sql(url: str, revisions: str = "head") -> str:
@@ -105,15 +109,17 @@ def status(url: str) -> Status:
     script = ScriptDirectory.from_config(_config(url))
     head = script.get_current_head() or "base"
     with _explained():
-        current = _current_revision(url)
+        current, bound_for = _where(url)
     known = {revision.revision for revision in script.walk_revisions()}
     if current is not None and current not in known:
-        state = State.NEXT if current == _following(head) else State.AHEAD
+        state = State.NEXT if current == following(head) else State.AHEAD
         return Status(state, current, head, ())
     pending = tuple(
         (revision.revision, revision.doc)
         for revision in reversed(list(script.iterate_revisions(head, current)))
     )
+    if current and bound_for and is_before(bound_for, current):
+        return Status(State.HALFWAY, current, head, pending)
     return Status(State.BEHIND if pending else State.CURRENT, current, head, pending)
 
 
@@ -123,14 +129,16 @@ def check(url: str) -> None:
         command.check(_config(url))
 
 
-def _change(change: Callable[[Config, str], None], url: str, revision: str) -> None:
+def _change(change: Callable[[Config, str], None], url: str, revision: str, *, up: bool) -> None:
     """Runs a change of the schema, again while somebody is in its way."""
     target = None
     with _explained():
         for attempt in range(1, LOCK_ATTEMPTS + 1):
             try:
                 target = target or _absolute(url, revision)
-                return change(_config(url), target)
+                config = _config(url)
+                config.attributes["goal"] = {"goal": target, "up": up}
+                return change(config, target)
             except DBAPIError as error:
                 in_the_way = isinstance(translate(error), (LockTimeout, Contention))
                 if attempt == LOCK_ATTEMPTS or not in_the_way:
@@ -140,21 +148,16 @@ def _change(change: Callable[[Config, str], None], url: str, revision: str) -> N
 
 
 def _absolute(url: str, revision: str) -> str:
-    """Names the revision that `-1` means, which means another one once a step is done."""
-    if not re.fullmatch(r"[+-]\d+", revision):
-        return revision
+    """Names the revision that `head` means, or `-1`: after a step, that means another one."""
     script = ScriptDirectory.from_config(_config(url))
-    history = ["base", *(each.revision for each in reversed(list(script.walk_revisions())))]
-    current = _current_revision(url) or "base"
+    if not re.fullmatch(r"[+-]\d+", revision):
+        return revision if revision == BASE else script.get_revision(revision).revision
+    history = [BASE, *(each.revision for each in reversed(list(script.walk_revisions())))]
+    current = _where(url)[0] or BASE
     place = history.index(current) + int(revision) if current in history else -1
     if not 0 <= place < len(history):
         raise MigrationError(f"there is no {revision} from {current}")
     return history[place]
-
-
-def _following(revision: str) -> str:
-    """Names the revision after one: they are numbered."""
-    return f"{int(revision) + 1:04}"
 
 
 def _config(url: str, output: io.StringIO | None = None) -> Config:
@@ -165,13 +168,18 @@ def _config(url: str, output: io.StringIO | None = None) -> Config:
     return config
 
 
-def _current_revision(url: str) -> str | None:
-    """Asks the database through env.py, which knows how to connect."""
-    found: list[str | None] = []
+def _where(url: str) -> tuple[str | None, str | None]:
+    """Asks the database where it is, and where it is bound for, through env.py."""
+    found: tuple[str | None, str | None] = (None, None)
+
+    def report(*places: str | None) -> None:
+        nonlocal found
+        found = (places[0], places[1])
+
     config = _config(url)
-    config.attributes["report_revision"] = found.append
+    config.attributes["report"] = report
     command.current(config)
-    return found[0] if found else None
+    return found
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from alembic import context
 from sqlalchemy.engine import make_url
 
+from migrations import mariadb
+from storage.dialects.engine import snapshot_options
 from storage.dialects.migrating import make_engine, settings, turn
 from storage.models import Base
 
@@ -30,20 +32,23 @@ def run_offline() -> None:
         dialect_name=dialect,
         target_metadata=Base.metadata,
         literal_binds=True,
-        transaction_per_migration=True,
+        transactional_ddl=dialect != "mysql",
+        transaction_per_migration=dialect != "sqlite",
     )
     with context.begin_transaction():
         for name, value in told(dialect).items():
-            context.execute(f"SET {name} = '{value}'")
+            context.execute(f"SET {name} = {value if value.isdecimal() else repr(value)}")
         context.run_migrations()
 
 
 def run_online(connection: Connection) -> None:
     """Runs the migrations, or says what revision the database is at."""
     attributes = context.config.attributes
-    if "report_revision" in attributes:
+    commits_each = connection.dialect.name == "mysql"
+    if "report" in attributes:
         context.configure(connection=connection)
-        attributes["report_revision"](context.get_context().get_current_revision())
+        bound_for = mariadb.bound_for(connection) if commits_each else None
+        attributes["report"](context.get_context().get_current_revision(), bound_for)
         return
     # On SQLite all steps are one transaction, which keeps other migrators waiting.
     in_one = connection.dialect.name == "sqlite"
@@ -55,6 +60,8 @@ def run_online(connection: Connection) -> None:
             compare_server_default=connection.dialect.name == "postgresql",
             include_object=is_of(connection.dialect.name),
         )
+        if commits_each and "goal" in attributes:
+            mariadb.set_out(context.get_context(), connection, **attributes["goal"])
         with context.begin_transaction():
             context.run_migrations()
 
@@ -79,8 +86,10 @@ async def connect_and_run() -> None:
     engine = make_engine(attributes["url"], given)
     try:
         async with engine.connect() as connection:
-            alone = "report_revision" not in attributes
-            async with turn(engine, connection, given) if alone else nullcontext():
+            looks = "report" in attributes
+            if looks:
+                await connection.execution_options(**snapshot_options(engine))
+            async with nullcontext() if looks else turn(engine, connection, given):
                 # The lock is the session's: what follows is in transactions of its own.
                 await connection.commit()
                 await connection.run_sync(run_online)

@@ -1,7 +1,8 @@
 """Changes of tables that are in use: for a step to call where Alembic's own would hold up callers.
 
-Each is made outside a transaction, where a step that is killed stays half done: it can be run
-again, so a step that calls one does nothing else.
+PostgreSQL makes each outside a transaction, where a step that is killed stays half done: it can be
+run again, so a step that calls one does nothing else. MariaDB builds every index online, and SQLite
+has one writer at a time as it is.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ def _drop_index(name: str, table: str) -> None:
 
 def _may_be_half_built(name: str) -> bool:
     context = op.get_context()
+    if context.dialect.name != "postgresql":
+        return False
     if context.as_sql or context.connection is None:
         # A script cannot look: it drops whatever is there.
         return True
@@ -77,6 +80,9 @@ def _outside_a_transaction() -> Iterator[None]:
     Nobody waits behind it meanwhile, and stopped halfway it would have to be made again.
     """
     context = op.get_context()
+    if context.dialect.name != "postgresql":
+        yield
+        return
     seconds = context.config.attributes["lock_timeout"] if context.config else 0
     # A pooler's connections are told nothing outside of transactions, so there is no bound to lift.
     is_told = (

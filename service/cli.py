@@ -229,6 +229,11 @@ def _described(status: migrations.Status) -> str:
                 f"the schema is behind ({status.current or 'empty'}, this Byline expects "
                 f"{status.head}); run `byline migrate up`, or serve with --migrate"
             )
+        case migrations.State.HALFWAY:
+            return (
+                f"a step down from {status.current} is under way or was cut short; run "
+                "`byline migrate down` to complete it"
+            )
         case migrations.State.NEXT:
             return (
                 f"the schema is one step ahead ({status.current}, this Byline expects "

@@ -171,6 +171,10 @@ class Running:
             command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     async def ended(self) -> tuple[int, str]:
         """Waits for its end, and returns its status and what it said."""
         said, _ = await asyncio.to_thread(self._process.communicate)

@@ -83,7 +83,9 @@ _ROW_TRIGGERS = (
         "INSERT INTO user_post_counts (user_id) VALUES (NEW.id)",
     ),
 )
-MYSQL = [f"CREATE TRIGGER {event} FOR EACH ROW {body}" for event, body in _ROW_TRIGGERS]
+MYSQL = [
+    f"CREATE TRIGGER IF NOT EXISTS {event} FOR EACH ROW {body}" for event, body in _ROW_TRIGGERS
+]
 SQLITE = [f"CREATE TRIGGER {event} BEGIN {body}; END" for event, body in _ROW_TRIGGERS]
 
 
@@ -160,15 +162,15 @@ def upgrade() -> None:
         ["post_count", "user_id"],
     )
     steps.execute(postgresql=POSTGRESQL, mysql=MYSQL, sqlite=SQLITE)
-    # The trigger's lock on users lets no user slip in between it and this.
-    op.execute("INSERT INTO user_post_counts (user_id) SELECT id FROM users")
+    # No user slips in between the trigger and this.
+    steps.add_row_for_each_user("user_post_counts")
 
 
 def downgrade() -> None:
     """Drops the tables, and the triggers with them."""
     steps.execute(
         postgresql=["DROP TRIGGER count_for_users ON users"],
-        mysql=["DROP TRIGGER count_for_users"],
+        mysql=["DROP TRIGGER IF EXISTS count_for_users"],
         sqlite=["DROP TRIGGER count_for_users"],
     )
     for table in ("user_post_counts", "post_tags", "tags", "posts"):

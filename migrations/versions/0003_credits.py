@@ -66,9 +66,9 @@ POSTGRESQL = (
 _OPEN = "INSERT INTO credit_accounts (user_id) VALUES (NEW.id)"
 # On the user: the database's cascade to the account runs no trigger.
 MYSQL = (
-    f"CREATE TRIGGER open_accounts AFTER INSERT ON users FOR EACH ROW {_OPEN}",
+    f"CREATE TRIGGER IF NOT EXISTS open_accounts AFTER INSERT ON users FOR EACH ROW {_OPEN}",
     """
-    CREATE TRIGGER keep_credits BEFORE DELETE ON users FOR EACH ROW
+    CREATE TRIGGER IF NOT EXISTS keep_credits BEFORE DELETE ON users FOR EACH ROW
     IF EXISTS (
       SELECT 1 FROM credit_accounts
       WHERE user_id = OLD.id AND (available <> 0 OR held <> 0) FOR UPDATE
@@ -77,8 +77,8 @@ MYSQL = (
     ) THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'byline_keep_credits'; END IF
     """,
     *(
-        f"CREATE TRIGGER keep_ledger_from_{event} BEFORE {event} ON ledger FOR EACH ROW"
-        " SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'byline_keep_ledger'"
+        f"CREATE TRIGGER IF NOT EXISTS keep_ledger_from_{event} BEFORE {event} ON ledger"
+        " FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'byline_keep_ledger'"
         for event in ("UPDATE", "DELETE")
     ),
 )
@@ -172,15 +172,15 @@ def upgrade() -> None:
     ):
         op.create_index(op.f(f"ix_open_holds_{'_'.join(columns)}"), "open_holds", columns)
     steps.execute(postgresql=POSTGRESQL, mysql=MYSQL, sqlite=SQLITE)
-    # The trigger's lock on users lets no user slip in between it and this.
-    op.execute("INSERT INTO credit_accounts (user_id) SELECT id FROM users")
+    # No user slips in between the trigger and this.
+    steps.add_row_for_each_user("credit_accounts")
 
 
 def downgrade() -> None:
     """Drops the tables with all credits, and the triggers with them."""
     steps.execute(
         postgresql=["DROP TRIGGER open_accounts ON users"],
-        mysql=["DROP TRIGGER keep_credits", "DROP TRIGGER open_accounts"],
+        mysql=[f"DROP TRIGGER IF EXISTS {name}" for name in ("keep_credits", "open_accounts")],
         sqlite=["DROP TRIGGER open_accounts"],
     )
     for table in ("open_holds", "ledger", "credit_accounts"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 LOCK = 0x42594C494E45
 # Seconds between two looks at whether the migrator before is done.
 TURN_POLL = 0.2
+# Seconds that a migrator waits for SQLite's one writer before it gives up, to try again.
+SQLITE_LOCK_TIMEOUT = 5.0
 
 
 def settings(dialect: str, lock_timeout: float) -> Mapping[str, str]:
@@ -43,19 +46,43 @@ def settings(dialect: str, lock_timeout: float) -> Mapping[str, str]:
             "lock_wait_timeout": str(round(lock_timeout) or 1),
             "innodb_lock_wait_timeout": str(round(lock_timeout) or 1),
             "max_statement_time": "0",
+            # The driver would log that a table is there already, and the like.
+            "max_error_count": "0",
         },
         "sqlite": {},
     }[dialect]
 
 
 def make_engine(url: str, told: Mapping[str, str]) -> AsyncEngine:
-    """Returns an engine for one migrator, whose connections are told the settings."""
+    """Returns an engine for one migrator, whose connections are told the settings.
+
+    Raises:
+        OSError: when SQLite's file cannot be opened, or is no database.
+    """
     engine = create_async_engine(url, poolclass=NullPool)
     if engine.dialect.name == "postgresql":
         poolers.introduce(engine, {**told, "application_name": "byline-migrate"})
     elif engine.dialect.name == "sqlite":
-        sqlite.introduce(engine)
+        _look_at_file(engine.url.database or ":memory:")
+        sqlite.introduce(engine, lock_timeout=SQLITE_LOCK_TIMEOUT)
     return engine
+
+
+def _look_at_file(path: str) -> None:
+    """Opens a file as SQLite does, which makes it if it is not there.
+
+    The driver says no more than that it failed, and its thread outlives the event loop then.
+    """
+    try:
+        connection = sqlite3.connect(path)
+        try:
+            connection.execute("PRAGMA schema_version")
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        # Whoever has it locked is waited for later on.
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise OSError(f"{path}: {error}") from error
 
 
 @asynccontextmanager

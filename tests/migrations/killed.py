@@ -1,7 +1,9 @@
-"""`byline migrate` that kills itself: its last argument but two says before which statement."""
+"""A migrator that kills itself before one of its statements, or before it commits."""
 
 from __future__ import annotations
 
+import asyncio
+import multiprocessing
 import os
 import signal
 import sys
@@ -9,7 +11,31 @@ import sys
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from service.cli import main
+import migrations
+
+# A process forked from one that has imported all of it starts in no time.
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload([__name__, "tests.migrations.preloaded"])
+
+
+async def killed(moment: int, *arguments: str) -> bool:
+    """Runs a migrator to its end, and tells whether it was killed.
+
+    Args:
+        moment: before which of its statements and commits it is killed, counted from 1.
+        arguments: as `migrate` takes them.
+    """
+    process = _processes.Process(target=migrate, args=(moment, *arguments))
+    process.start()
+    await asyncio.to_thread(process.join)
+    assert process.exitcode in {0, -signal.SIGKILL}
+    return process.exitcode != 0
+
+
+def migrate(moment: int, action: str, url: str, revision: str) -> None:
+    """Runs `up` or `down` to a revision, unless the process is killed before."""
+    kill_before(moment)
+    {"up": migrations.up, "down": migrations.down}[action](url, revision)
 
 
 def kill_before(moment: int) -> None:
@@ -17,6 +43,7 @@ def kill_before(moment: int) -> None:
     sent = 0
 
     @event.listens_for(Engine, "before_cursor_execute")
+    @event.listens_for(Engine, "commit")
     def count(*_: object) -> None:
         nonlocal sent
         sent += 1
@@ -25,6 +52,5 @@ def kill_before(moment: int) -> None:
 
 
 if __name__ == "__main__":
-    *arguments, moment, flag, url = sys.argv[1:]
-    kill_before(int(moment))
-    sys.exit(main([*arguments, flag, url]))
+    action, moment, _, url = sys.argv[-4:]
+    migrate(int(moment), action, url, "head")

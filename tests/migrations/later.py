@@ -79,6 +79,11 @@ class Later:
         """Runs its `byline migrate` to the end."""
         return Ended(*await self.start(url, *arguments).ended())
 
+    async def complete(self, url: str) -> Ended:
+        """Brings a database of any kind to its head."""
+        command = f"import migrations; migrations.up({url!r})"
+        return Ended(*await Running(sys.executable, "-c", command, folder=self.folder).ended())
+
     def start(self, url: str, *arguments: str, module: str = "service.cli") -> Running:
         """Starts its `byline migrate`."""
         command = (sys.executable, "-m", module, "migrate", *arguments, "--database-url", url)

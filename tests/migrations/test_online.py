@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -130,6 +131,18 @@ async def test_a_build_whose_migrator_is_killed_is_completed_by_the_next(
     await until(both_are_there)
     await reader.execute("ROLLBACK")
     assert (await following).status == 0
+    assert await admin.fetchval(IS_WHOLE) is True
+
+
+@pytest.mark.parametrize("moment", [4, 8, 12])
+async def test_an_index_whose_migrator_is_killed_at_any_moment_is_completed_by_the_next(
+    database_url: str, admin: asyncpg.Connection, tmp_path: Path, moment: int
+) -> None:
+    later = Later(tmp_path, INDEX)
+    killed = later.start(database_url, "up", str(moment), module="tests.migrations.killed")
+    status, said = await killed.ended()
+    assert status == -signal.SIGKILL, said
+    assert (await later.migrate(database_url, "up")).status == 0
     assert await admin.fetchval(IS_WHOLE) is True
 
 

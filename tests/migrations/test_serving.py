@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 import migrations
-from tests.clients import Refusal, outcome_of
-from tests.migrations.kinds import kinds_at
-from tests.migrations.later import HEAD, REVISIONS, Later, Step
+from tests.migrations.callers import load
+from tests.migrations.later import HEAD, Later, Step
 from tests.processes import calling, serving, until
 from tests.sessions import connected, migrators_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.clients import Client
     from tests.conftest import Serve
 
-CALLERS = 6
-# Rounds of every caller before the step, and after it.
-ROUNDS = 3
 run = asyncio.to_thread
 
 # A table beside users that has a row for each, which the code before it knows nothing of.
@@ -50,48 +43,6 @@ EXPANSIONS = {
 }
 
 
-class Callers:
-    """Callers who write and look at what they wrote, round after round.
-
-    Args:
-        client: of the server that they call.
-        revision: what is kept at which they write.
-    """
-
-    def __init__(self, client: Client, revision: str) -> None:
-        self.rounds = 0
-        self.stopping = False
-        self._client = client
-        self._kinds = kinds_at(revision)
-
-    async def call(self) -> None:
-        """Writes one of each kind after the other until told to stop, and fails with a call."""
-        while not self.stopping:
-            for kind in self._kinds:
-                kept = await outcome_of(kind(self._client))
-                assert not isinstance(kept, Refusal), kept
-                assert await outcome_of(kept.see()) == kept.seen
-            self.rounds += 1
-
-    async def get_on(self) -> None:
-        """Waits until they have been through some more rounds."""
-        wanted = self.rounds + ROUNDS * CALLERS
-        await until(lambda: self.rounds >= wanted)
-
-
-@asynccontextmanager
-async def load(client: Client, revision: str) -> AsyncIterator[Callers]:
-    """Has callers at work before the block, while it lasts and after it."""
-    callers = Callers(client, revision)
-    async with asyncio.TaskGroup() as group:
-        for _ in range(CALLERS):
-            group.create_task(callers.call())
-        await callers.get_on()
-        yield callers
-        await callers.get_on()
-        callers.stopping = True
-
-
 @pytest.mark.parametrize("step", EXPANSIONS.values(), ids=EXPANSIONS)
 async def test_no_call_fails_while_a_later_byline_migrates(
     database_url: str, tmp_path: Path, step: Step
@@ -106,16 +57,6 @@ async def test_no_call_fails_while_a_later_byline_migrates(
         ended = await later.migrate(database_url, "up")
         assert ended.status == 0, ended.said
     assert (await run(migrations.status, database_url)).current == later.head
-
-
-@pytest.mark.parametrize("revision", REVISIONS[1:])
-async def test_no_call_fails_while_the_history_is_made(
-    empty_url: str, serve: Serve, revision: str
-) -> None:
-    before = f"{int(revision) - 1:04}"
-    await run(migrations.up, empty_url, before)
-    async with serve(empty_url) as client, load(client, before):
-        await run(migrations.up, empty_url, revision)
 
 
 async def test_a_step_lets_callers_pass_who_wait_behind_it(
