@@ -10,8 +10,8 @@ from alembic import context
 from sqlalchemy.engine import make_url
 
 from migrations import mariadb
-from storage.dialects.engine import snapshot_options
 from storage.dialects.migrating import make_engine, settings, turn
+from storage.dialects.transactions import snapshot_options
 from storage.models import Base
 
 if TYPE_CHECKING:

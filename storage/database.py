@@ -20,7 +20,13 @@ from sqlalchemy.exc import TimeoutError as PoolWaitError
 from storage.dialects.engine import make_engine
 from storage.dialects.leaving import stop_what_is_left
 from storage.dialects.transactions import autocommit_options, snapshot_options, turns
-from storage.errors import DatabaseDown, LockTimeout, PoolTimeout, StorageError, translate
+from storage.errors import (
+    DatabaseDown,
+    LockTimeout,
+    PoolTimeout,
+    StorageError,
+    translate,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -89,6 +95,7 @@ class Session:
     _engine: AsyncEngine
     _connection: AsyncConnection
     _untouched: bool = field(default=True)
+    _failure: StorageError | None = field(default=None)
 
     @property
     def dialect(self) -> str:
@@ -124,7 +131,8 @@ class Session:
             try:
                 return await self._connection.execute(statement, parameters)
             except DBAPIError as error:
-                raise translate(error) from None
+                self._failure = translate(error)
+                raise self._failure from None
             except PendingRollbackError:
                 raise DatabaseDown("the connection was lost within the transaction") from None
 
@@ -132,6 +140,7 @@ class Session:
         await self._connection.invalidate()
         await self._connection.close()
         self._connection = await _connect(self._engine)
+        self._failure = None
 
     async def close(self) -> None:
         """Gives the connection back, rolled back if a transaction is open on it."""
@@ -144,9 +153,25 @@ class Read(Session):
 
 @dataclass(slots=True)
 class Transaction(Session):
-    """Statements that take effect together when the block ends, or not at all."""
+    """Statements that take effect together when the block ends, or not at all.
+
+    One that fails fails all that follow, and the commit. Otherwise PostgreSQL would commit nothing
+    without a word, and the others would commit the rest; MariaDB ends a transaction that met a
+    deadlock, and would commit each further statement by itself.
+    """
 
     _turn: asyncio.Lock | None = None
+
+    async def execute(
+        self, statement: Executable, parameters: Parameters = None
+    ) -> CursorResult[Any]:
+        """Runs one statement and returns its buffered result.
+
+        Raises:
+            StorageError: as `storage.errors.translate` says, or again that of a statement before.
+        """
+        self._ensure_whole()
+        return await Session.execute(self, statement, parameters)
 
     async def driver_connection(self) -> Any:  # noqa: ANN401 - the driver's, whatever it is
         """Returns the driver's own connection, for what SQLAlchemy has no words for."""
@@ -163,6 +188,7 @@ class Transaction(Session):
 
     async def commit(self) -> None:
         """Commits. A cancelled caller waits for the outcome: a commit under way is not stopped."""
+        self._ensure_whole()
         committing = asyncio.ensure_future(self._connection.commit())
         try:
             with waiting_for(Wait.STATEMENT):
@@ -176,6 +202,10 @@ class Transaction(Session):
             raise translate(error) from None
         except PendingRollbackError as error:
             raise DatabaseDown("the connection was lost within the transaction") from error
+
+    def _ensure_whole(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
 
 @dataclass(slots=True)

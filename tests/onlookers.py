@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sqlite3
 from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import event, make_url, text
@@ -225,7 +226,7 @@ async def until_idle(url: str) -> None:
 async def until_gone(url: str) -> None:
     """Waits until no Byline is connected, within a transaction or without."""
     if _is_file(url):
-        await until(lambda: not _descriptors(_file_of(url)))
+        await until(lambda: not _is_open(_file_of(url)))
         return
     await _until_none(url, _ALL)
 
@@ -271,17 +272,19 @@ def _file_of(url: str) -> str:
     return str(make_url(url).database)
 
 
-def _descriptors(file: str) -> list[str]:
-    """The descriptors that this process has of a file."""
-    found = []
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            target = str(entry.readlink())
-        except FileNotFoundError:
-            continue
-        if target == file:
-            found.append(entry.name)
-    return found
+def _is_open(file: str) -> bool:
+    """Tells whether this process has a connection of Byline's to a file."""
+    return any(
+        type(each) is sqlite.Connection and getattr(each, "database", None) == file and not _is_closed(each)
+        for each in gc.get_objects()
+    )
+
+
+def _is_closed(connection: sqlite.Connection) -> bool:
+    try:
+        return connection.total_changes < 0
+    except sqlite3.ProgrammingError:
+        return True
 
 
 class Turn(asyncio.Lock):

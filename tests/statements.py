@@ -39,7 +39,7 @@ async def post_counts(db: Database) -> dict[int, int]:
 
 
 # What begins transactions where it is a statement of Byline's that does.
-BEGINNINGS = ("BEGIN", "START TRANSACTION", "SET TRANSACTION")
+BEGINNINGS = ("BEGIN", "START TRANSACTION", "SET TRANSACTION", "PRAGMA query_only")
 
 
 class Statement(NamedTuple):

@@ -76,7 +76,7 @@ def _mysql(pool: PoolConfig) -> dict[str, Any]:
         # In seconds, whole ones from the second on.
         "max_statement_time": f"{pool.statement_timeout}",
         "innodb_lock_wait_timeout": f"{math.ceil(pool.lock_timeout) or _NO_BOUND}",
-        "idle_transaction_timeout": f"{round(pool.statement_timeout)}",
+        "idle_transaction_timeout": f"{math.ceil(pool.statement_timeout)}",
         "collation_connection": f"'{MYSQL_COLLATION}'",
         # A statement sees what was committed before it, as on PostgreSQL.
         "tx_isolation": "'READ-COMMITTED'",

@@ -39,8 +39,9 @@ _NANOSECONDS_OF_A_TICK = 1_000
 class Connection(sqlite3.Connection):
     """A connection whose transaction ends with it."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - as the library has them
-        super().__init__(*arguments, **options)
+    def __init__(self, database: str, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - as the library has them
+        super().__init__(database, *arguments, **options)
+        self.database = database
         self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
 
     def cursor(self, factory: type[sqlite3.Cursor] = sqlite3.Cursor) -> sqlite3.Cursor:  # type: ignore[override] # its stubs know more

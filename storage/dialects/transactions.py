@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # sends statements around every loan of a connection, and one of them before anybody owns it: a
 # caller who is cancelled there leaves it to the garbage collector.
 BEGIN = "byline_begin"
-_BEGIN = {"mysql": ("START TRANSACTION",), "sqlite": ("BEGIN IMMEDIATE",)}
+_BEGIN = {"mysql": ("START TRANSACTION",), "sqlite": ("PRAGMA query_only = OFF", "BEGIN IMMEDIATE")}
 _AUTOCOMMIT: dict[str, dict[str, Any]] = {
     "postgresql": {"isolation_level": "AUTOCOMMIT"},
     "mysql": {BEGIN: ()},
@@ -26,7 +26,8 @@ _SNAPSHOT: dict[str, dict[str, Any]] = {
     "mysql": {
         BEGIN: ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "START TRANSACTION READ ONLY")
     },
-    "sqlite": {BEGIN: ("BEGIN",)},
+    # SQLite has connections that only read, and no such transactions.
+    "sqlite": {BEGIN: ("PRAGMA query_only = ON", "BEGIN")},
 }
 
 

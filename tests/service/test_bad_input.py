@@ -694,8 +694,7 @@ async def world(serve: Serve, shared_url: str, settings: Settings) -> AsyncItera
         "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
     )
     every_row = " UNION ALL ".join(
-        f"SELECT '{name}', t::text FROM {name} AS t"
-        for (name,) in tables
+        f"SELECT '{name}', t::text FROM {name} AS t" for (name,) in tables
     )
     async with serve(shared_url) as client:
         made = World(client, db, connection, f"{every_row} ORDER BY 1, 2", password_hash)

@@ -64,7 +64,7 @@ PID = {"postgresql": text("SELECT pg_backend_pid()"), "mysql": text("SELECT conn
 # A statement that takes longer than anybody waits.
 FOR_EVER = {
     "postgresql": text("SELECT pg_sleep(3600)"),
-    "mysql": text("SELECT BENCHMARK(1000000000000, SHA2('x', 512))"),
+    "mysql": text("SELECT SUM(a.seq * b.seq) FROM seq_1_to_1000000 AS a, seq_1_to_1000000 AS b"),
     "sqlite": text(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT count(*) FROM n"
     ),
@@ -133,11 +133,18 @@ async def test_a_transaction_whose_block_raises_has_no_effect(
 
 
 async def test_a_transaction_in_which_a_statement_failed_has_no_effect(db: Database) -> None:
+    """Also if its caller carries on, who is told at the latest when it is to be committed."""
     taken = await factories.add_user(db)
-    async with db.transaction() as tx:
-        await users.create(tx, factories.new_user())
-        with pytest.raises(AlreadyExists):
-            await users.create(tx, factories.new_user(email=taken.email))
+
+    async def carry_on() -> None:
+        async with db.transaction() as tx:
+            await users.create(tx, factories.new_user())
+            for email in (taken.email, "not taken"):
+                with pytest.raises(AlreadyExists):
+                    await users.create(tx, factories.new_user(email=email))
+
+    with pytest.raises(AlreadyExists):
+        await carry_on()
     assert await count_of(db) == 1
 
 
@@ -568,7 +575,9 @@ def no_such_database(url: URL) -> URL:
 
 def no_such_role(url: URL) -> URL:
     """A role that the server has not, or a path that leads through a file."""
-    return url.set(username="nobody", database=f"{url.database}/nobody")
+    if url.get_backend_name() == "sqlite":
+        return url.set(database=f"{__file__}/byline.db")
+    return url.set(username="nobody")
 
 
 NOWHERE = [no_such_port, no_such_place, no_such_database, no_such_role]
