@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -127,6 +128,31 @@ async def looking_on(url: str) -> AsyncIterator[Onlooker]:
                 _onlookers.discard(number)
     finally:
         await engine.dispose()
+
+
+def look(url: str, statement: str, **values: object) -> object:
+    """Runs a statement, for tests outside the event loop, and returns the one value it asks for."""
+
+    async def run() -> object:
+        async with looking_on(url) as onlooker:
+            result = await onlooker.execute(statement, **values)
+            return result.scalar() if result.returns_rows else None
+
+    return asyncio.run(run())
+
+
+async def with_password(url: str, password: str) -> str:
+    """Returns the URL by which somebody with a password finds a database; a file has none."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return url
+    if parsed.get_backend_name() == "mysql":
+        parsed = parsed.set(username="keeper")
+        async with looking_on(url) as onlooker:
+            await onlooker.execute(
+                f"GRANT ALL ON *.* TO keeper@localhost IDENTIFIED BY '{password}'"
+            )
+    return parsed.set(password=password).render_as_string(hide_password=False)
 
 
 @asynccontextmanager

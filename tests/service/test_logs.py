@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 from byline.v1 import users_pb2 as pb
-from sqlalchemy import make_url
 
 from service.passwords import Passwords
 from tests import factories
 from tests.clients import outcome_of, refusal_of
-from tests.onlookers import looking_on
+from tests.onlookers import looking_on, with_password
 from tests.processes import calling, serving
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ REFUSE_EVE = {
 async def test_no_log_carries_a_password_a_hash_or_a_token(
     db: Database, database_url: str, tmp_path: Path, log_format: str
 ) -> None:
-    url = make_url(database_url).set(password=URL_SECRET).render_as_string(hide_password=False)
+    url = await with_password(database_url, URL_SECRET)
     outdated = Passwords(time_cost=1, memory_kib=8, parallelism=1, threads=1, queue=0)
     old_hash = await outdated.hash(SECRET)
     outdated.close()
