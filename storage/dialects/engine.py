@@ -6,10 +6,13 @@ Each kind of database has a function that makes its engine, by the name that its
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event, make_url
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage import poolers
@@ -29,6 +32,8 @@ DEFERRED = "byline_deferred"
 _NANOSECONDS_OF_A_TICK = 1_000
 # Seconds: the most that MariaDB takes.
 _NO_BOUND = 100_000_000
+# Seconds that SQLite waits for its turn before it is asked again: nothing cuts that wait short.
+_LONGEST_TRY = 0.5
 
 
 def make_engine(url: str, pool: PoolConfig) -> AsyncEngine:
@@ -48,7 +53,7 @@ def make_engine(url: str, pool: PoolConfig) -> AsyncEngine:
     if engine.dialect.name == "postgresql":
         poolers.introduce(engine, _settings_of_postgresql(pool))
     elif engine.dialect.name == "sqlite":
-        listen_to_sqlite(engine)
+        listen_to_sqlite(engine, pool.lock_timeout)
     return engine
 
 
@@ -92,7 +97,7 @@ def _mysql(pool: PoolConfig) -> dict[str, Any]:
 
 
 def _sqlite(pool: PoolConfig) -> dict[str, Any]:
-    return {"connect_args": {"timeout": pool.lock_timeout}}
+    return {"connect_args": {"timeout": min(pool.lock_timeout or _LONGEST_TRY, _LONGEST_TRY)}}
 
 
 _OPTIONS: dict[str, Callable[[PoolConfig], dict[str, Any]]] = {
@@ -118,10 +123,15 @@ def turns(engine: AsyncEngine) -> asyncio.Lock | None:
     return asyncio.Lock() if engine.dialect.name == "sqlite" else None
 
 
-def listen_to_sqlite(engine: AsyncEngine) -> None:
-    """Has connections of SQLite know what Byline's statements need, and begin as they should."""
+def listen_to_sqlite(engine: AsyncEngine, patience: float = 0) -> None:
+    """Has connections of SQLite know what Byline's statements need, and begin as they should.
+
+    Args:
+        engine: of SQLite.
+        patience: how many seconds a transaction waits for other processes' to end; 0 for no bound.
+    """
     event.listen(engine.sync_engine, "connect", _tell_sqlite)
-    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    event.listen(engine.sync_engine, "begin", partial(_begin_sqlite, patience))
 
 
 def _tell_sqlite(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver's
@@ -143,15 +153,27 @@ def _clock() -> int:
     return time.time_ns() // _NANOSECONDS_OF_A_TICK
 
 
-def _begin_sqlite(connection: Connection) -> None:
+def _begin_sqlite(patience: float, connection: Connection) -> None:
     options = connection.get_execution_options()
     if options.get("isolation_level") == "AUTOCOMMIT":
         return
-    connection.exec_driver_sql("BEGIN" if options.get(DEFERRED) else "BEGIN IMMEDIATE")
+    if options.get(DEFERRED):
+        connection.exec_driver_sql("BEGIN")
+        return
+    until = time.monotonic() + (patience or _NO_BOUND)
+    while True:
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except OperationalError as error:
+            code = getattr(error.orig, "sqlite_errorcode", None)
+            if code != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+        else:
+            return
 
 
 def interrupt(connection: AsyncConnection) -> None:
     """Stops the statement that a connection is at, where leaving it does not."""
-    if connection.dialect.name == "sqlite":
-        raw: Any = connection.sync_connection
+    raw: Any = connection.sync_connection
+    if connection.dialect.name == "sqlite" and not raw.invalidated:
         raw.connection.driver_connection._conn.interrupt()  # noqa: SLF001 - aiosqlite's own waits

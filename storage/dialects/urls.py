@@ -64,12 +64,14 @@ def check_url(url: str) -> None:
     except (ArgumentError, ValueError):
         raise ValueError(f"is not {form.shape}") from None
     if unknown := sorted(parsed.query.keys() - form.options):
-        spelt = [f"; {name} is spelt {form.hints[name]} here" for name in unknown if name in form.hints]
-        raise ValueError(
-            f"{form.driver} takes no {', '.join(unknown)} from a URL{''.join(spelt)}"
-        )
+        spelt = [
+            f"; {name} is spelt {form.hints[name]} here" for name in unknown if name in form.hints
+        ]
+        raise ValueError(f"{form.driver} takes no {', '.join(unknown)} from a URL{''.join(spelt)}")
     if is_file(url) and (parsed.host or parsed.database in _IN_MEMORY):
-        raise ValueError(f"is not {form.shape}: three slashes, and a fourth for a path from the root")
+        raise ValueError(
+            f"is not {form.shape}: three slashes, and a fourth for a path from the root"
+        )
 
 
 def is_file(url: str) -> bool:

@@ -40,7 +40,6 @@ from tests.service.bad_requests import (
     SERVED,
     TOO_LARGE,
     UNKNOWN_LOGIN,
-    Case,
     Code,
     Kind,
     Rpc,
@@ -643,7 +642,9 @@ RPCS = {
 # How a row is one text, given the columns of its table `t`.
 ROW = {
     "postgresql": lambda _: "t::text",
-    "mysql": lambda columns: f"concat_ws(',', {', '.join(f'quote({each})' for each in columns)})",
+    "mysql": lambda columns: "concat_ws(',', {})".format(
+        ", ".join(f"ifnull(hex({each}), 'NULL')" for each in columns)
+    ),
     "sqlite": lambda columns: " || ',' || ".join(f"quote({each})" for each in columns),
 }
 EVERY_ROW = {

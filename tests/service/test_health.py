@@ -67,6 +67,7 @@ async def leaving_url(engine: Engine, database_url: str) -> AsyncIterator[str]:
         return
     url = make_url(database_url)
     async with looking_on(database_url) as onlooker:
+        await onlooker.execute(f"CREATE USER {url.database}@localhost")
         await onlooker.execute(f"GRANT ALL ON {url.database}.* TO {url.database}@localhost")
         yield url.set(username=url.database).render_as_string(hide_password=False)
         await onlooker.execute(f"DROP USER {url.database}@localhost")

@@ -24,9 +24,9 @@ from sqlalchemy import Engine, event
 from service import interceptors
 from tests import factories
 from tests.clients import Refusal, outcome_of, refusal_of, rpcs
-from tests.factories import PASSWORD
 from tests.differences import Difference, differs
 from tests.emptying import empty_but_for_requests
+from tests.factories import PASSWORD
 from tests.onlookers import (
     end_connections,
     locked_user,

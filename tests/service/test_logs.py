@@ -49,7 +49,9 @@ async def test_no_log_carries_a_password_a_hash_or_a_token(
     ):
         await onlooker.execute(REFUSE_EVE[onlooker.kind])
         token = await use_secrets(client)
-        hashes = [row.password_hash for row in await onlooker.rows("SELECT password_hash FROM users")]
+        hashes = [
+            row.password_hash for row in await onlooker.rows("SELECT password_hash FROM users")
+        ]
     written = byline.output + byline.complaint
 
     for told in ("VerifyPassword", "ChangePassword", "Traceback", "INSERT INTO"):

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from byline.v1 import credits_pb2, posts_pb2, resources_pb2, users_pb2
 from google.protobuf import message_factory
-from sqlalchemy import Engine, event, insert, select, update
+from sqlalchemy import event, func, insert, select, update
+from sqlalchemy.engine import Engine as SqlEngine
 
 from service import interceptors
 from storage import credits
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from tests.clients import Client
+    from tests.engines import Engine
     from tests.service.conftest import LogOf
 
 ROWS = (1, 10, 1000)
@@ -68,11 +70,20 @@ READS = [
     Read("TagService.ListTags", "", 1),
     Read("CreditService.ListTransfers", "", 1),
 ]
+# What PostgreSQL says in one statement, the others say in several, as many for any number of rows.
+BATCH_TRANSFER = {"postgresql": 2, "mariadb": 4, "sqlite": 4}
+# Of GetBalance, Hold, CaptureHold, ReleaseHold, GetTransfer and AuditCredits.
+CREDITS = {
+    "postgresql": [1, 3, 3, 3, 1, 2],
+    "mariadb": [1, 9, 6, 6, 1, 2],
+    "sqlite": [1, 9, 6, 6, 1, 2],
+}
 ONE_USER = {
     users_pb2.USER_VIEW_BASIC: 1,
     users_pb2.USER_VIEW_PROFILE: 1,
     users_pb2.USER_VIEW_FULL: 3,
 }
+
 
 @pytest.fixture(scope="module")
 async def module_db(shared_url: str) -> AsyncIterator[Database]:
@@ -119,22 +130,18 @@ async def add_holds(db: Database, sender: int, receiver: int, number: int) -> No
         }
         for at in range(number)
     ]
-    columns = [getattr(LedgerEntry, each.key) for each in OpenHold.__table__.columns[1:]]
-    made = select(LedgerEntry.id, *columns).where(
-        LedgerEntry.from_user_id == sender,
-        LedgerEntry.kind == EntryKind.HOLD,
-        LedgerEntry.memo == "",
-        LedgerEntry.id.not_in(select(OpenHold.transfer_id)),
-    )
+    names = ["from_user_id", "to_user_id", "amount", "expires_at"]
     async with db.transaction() as tx:
+        last = (await tx.execute(select(func.max(LedgerEntry.id)))).scalar_one()
         await tx.execute(insert(LedgerEntry), rows)
-        await tx.execute(insert(OpenHold).from_select(OpenHold.__table__.columns.keys(), made))
+        made = select(LedgerEntry.id, *(getattr(LedgerEntry, name) for name in names))
+        await tx.execute(
+            insert(OpenHold).from_select(["transfer_id", *names], made.where(LedgerEntry.id > last))
+        )
         await tx.execute(
             update(CreditAccount)
             .where(CreditAccount.user_id == sender)
-            .values(
-                available=CreditAccount.available - number, held=CreditAccount.held + number
-            )
+            .values(available=CreditAccount.available - number, held=CreditAccount.held + number)
         )
 
 
@@ -148,11 +155,11 @@ def statements() -> Iterator[list[str]]:
         if statement != PING and not statement.startswith("BEGIN"):
             sent.append(statement)
 
-    event.listen(Engine, "before_cursor_execute", note)
+    event.listen(SqlEngine, "before_cursor_execute", note)
     try:
         yield sent
     finally:
-        event.remove(Engine, "before_cursor_execute", note)
+        event.remove(SqlEngine, "before_cursor_execute", note)
 
 
 async def statements_of(call: Awaitable[object]) -> int:
@@ -217,7 +224,7 @@ async def test_many_tags_take_as_many_statements_as_one(client: Client) -> None:
 
 @pytest.mark.parametrize("atomic", [False, True])
 async def test_a_batch_of_a_thousand_transfers_takes_as_many_statements_as_one(
-    client: Client, *, atomic: bool
+    client: Client, engine: Engine, *, atomic: bool
 ) -> None:
     made = []
     for number in ROWS:
@@ -227,12 +234,12 @@ async def test_a_batch_of_a_thousand_transfers_takes_as_many_statements_as_one(
         ]
         request = credits_pb2.BatchTransferRequest(transfers=transfers, atomic=atomic)
         made.append(await statements_of(client.credits.BatchTransfer(request)))
-    assert made == [2, 2, 2]
+    assert made == [BATCH_TRANSFER[engine.name]] * 3
 
 
 @pytest.mark.parametrize("number", ROWS)
 async def test_credits_take_the_same_however_many_holds_there_are(
-    client: Client, module_db: Database, number: int
+    client: Client, module_db: Database, engine: Engine, number: int
 ) -> None:
     ada, bob = await factories.create_users_with(client, 5000, 0)
     await add_holds(module_db, ada, bob, number)
@@ -247,7 +254,7 @@ async def test_credits_take_the_same_however_many_holds_there_are(
         await statements_of(calls.ReleaseHold(credits_pb2.ReleaseHoldRequest(transfer_id=second))),
         await statements_of(calls.GetTransfer(credits_pb2.GetTransferRequest(id=first))),
         await statements_of(calls.AuditCredits(credits_pb2.AuditCreditsRequest())),
-    ] == [1, 3, 3, 3, 1, 2]
+    ] == CREDITS[engine.name]
 
 
 async def _statements_of_writes(
