@@ -34,7 +34,8 @@ def run_offline() -> None:
     )
     with context.begin_transaction():
         for name, value in told(dialect).items():
-            context.execute(f"SET {name} = '{value}'")
+            # MariaDB takes no text for a number.
+            context.execute(f"SET {name} = {value if value.isdigit() else repr(value)}")
         context.run_migrations()
 
 

@@ -185,7 +185,7 @@ async def locked_user(url: str, user_id: int) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def locked_table(url: str, table: str) -> AsyncIterator[None]:
-    """Keeps everybody from a table while the block lasts; on SQLite, all writers from all tables."""
+    """Keeps everybody from a table while the block lasts; on SQLite, writers from all tables."""
     async with looking_on(url) as onlooker:
         if onlooker.kind == "mysql":
             await onlooker.execute(f"LOCK TABLES {table} WRITE")
@@ -250,7 +250,8 @@ async def end_connections(url: str) -> None:
             return
         mine = ", ".join(map(str, _onlookers))
         found = await onlooker.rows(
-            f"SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id NOT IN ({mine})"  # noqa: S608 - numbers
+            "SELECT id FROM information_schema.processlist"
+            f" WHERE db = DATABASE() AND id NOT IN ({mine})"  # noqa: S608 - numbers
         )
         for row in found:
             await onlooker.execute(f"KILL {row.id}")

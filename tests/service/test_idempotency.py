@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 import grpc
 import pytest
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from google.protobuf.message import Message
+    from sqlalchemy import ExceptionContext
 
     from tests.clients import Client
     from tests.conftest import Serve
@@ -62,16 +64,24 @@ CHANGE_OF_ROWS = re.compile(
 LOSE_FIRST = {
     "postgresql": (
         "CREATE SEQUENCE attempts",
-        "CREATE FUNCTION lose_first() RETURNS trigger LANGUAGE plpgsql AS"
-        " 'BEGIN IF nextval(''attempts'') < 3 THEN RAISE EXCEPTION SQLSTATE ''40P01'';"
-        "  END IF; RETURN NULL; END'",
-        "CREATE CONSTRAINT TRIGGER lost AFTER UPDATE ON requests DEFERRABLE INITIALLY DEFERRED"
-        " FOR EACH ROW EXECUTE FUNCTION lose_first()",
+        """
+        CREATE FUNCTION lose_first() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN
+            IF nextval(''attempts'') < 3 THEN RAISE EXCEPTION SQLSTATE ''40P01''; END IF;
+            RETURN NULL;
+        END'
+        """,
+        """
+        CREATE CONSTRAINT TRIGGER lost AFTER UPDATE ON requests DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION lose_first()
+        """,
     ),
     "mysql": (
         "CREATE SEQUENCE attempts",
-        "CREATE TRIGGER lost AFTER UPDATE ON requests FOR EACH ROW"
-        " IF nextval(attempts) < 3 THEN SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213; END IF",
+        """
+        CREATE TRIGGER lost AFTER UPDATE ON requests FOR EACH ROW
+        IF nextval(attempts) < 3 THEN SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213; END IF
+        """,
     ),
 }
 LOSE_NONE = {
@@ -87,23 +97,29 @@ AT_ONCE, TIMES = 10, 50
 def effects() -> Iterator[list[object]]:
     """The transactions of this process that changed something, or tried to, as they commit."""
     made: list[object] = []
+    under_way: WeakKeyDictionary[object, str] = WeakKeyDictionary()
 
-    def note_statement(connection: Any, _: object, statement: str, *__: object) -> None:  # noqa: ANN401 - SQLAlchemy's
+    def note_statement(connection: object, _: object, statement: str, *__: object) -> None:
         if CHANGE_OF_ROWS.search(statement):
-            connection.info["effect"] = statement
+            under_way[connection] = statement
 
-    def note_commit(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
-        effect = connection.info.pop("effect", None)
-        if effect is not None:
-            made.append(effect)
+    def note_commit(connection: object) -> None:
+        if connection in under_way:
+            made.append(under_way.pop(connection))
 
-    def forget(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
-        connection.info.pop("effect", None)
+    def forget(connection: object) -> None:
+        under_way.pop(connection, None)
+
+    def note_failure(failure: ExceptionContext) -> None:
+        # A commit that failed has no statement, either.
+        if failure.statement is None and made:
+            made.pop()
 
     noting = {
         "before_cursor_execute": note_statement,
         "commit": note_commit,
         "rollback": forget,
+        "handle_error": note_failure,
     }
     for name, note in noting.items():
         event.listen(Engine, name, note)
@@ -171,7 +187,7 @@ def test_every_rpc_that_takes_a_request_id_says_how_one_is_refused() -> None:
 
 @pytest.mark.parametrize("rpc", WRITES)
 async def test_the_same_call_has_one_effect_and_the_same_answer(
-    client: Client, second: Client, database_url: str, rpc: str, effects: list[object]
+    client: Client, second: Client, rpc: str, effects: list[object]
 ) -> None:
     request = await WRITES[rpc](client)
     request_id = uuid4()
@@ -343,7 +359,7 @@ REUSES = [
 
 @pytest.mark.parametrize("reuse", REUSES, ids=str)
 async def test_another_request_with_the_same_id_is_refused_and_told_what_differs(
-    client: Client, second: Client, database_url: str, reuse: Reuse, effects: list[object]
+    client: Client, second: Client, reuse: Reuse, effects: list[object]
 ) -> None:
     rpc, first, then, fields = reuse
     if rpc != CREATE:
