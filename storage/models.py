@@ -20,13 +20,13 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    Uuid,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, mapped_column, relationship
 
 from storage.casefold import EXPANSION
 from storage.dialects.types import (
+    ANY_UUID,
     GIVES_IDS,
     ID,
     LONG_BYTES,
@@ -343,7 +343,7 @@ class Request(Base):
     __tablename__ = "requests"
 
     # The id first: it tells the calls apart, and the rest seldom does.
-    request_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    request_id: Mapped[UUID] = mapped_column(ANY_UUID, primary_key=True)
     method: Mapped[str] = mapped_column(NAME, primary_key=True)
     caller: Mapped[str] = mapped_column(NAME, primary_key=True)
     digests: Mapped[dict[str, str]] = mapped_column(JSON)

@@ -151,6 +151,31 @@ def checked_out(db: Database) -> int:
     return pool.checkedout()
 
 
+def look(url: str, statement: str, **values: object) -> object:
+    """Runs a statement, for tests outside the event loop, and returns the one value it asks for."""
+
+    async def run() -> object:
+        async with looking_on(url) as onlooker:
+            result = await onlooker.execute(statement, **values)
+            return result.scalar() if result.returns_rows else None
+
+    return asyncio.run(run())
+
+
+async def with_password(url: str, password: str) -> str:
+    """Returns the URL by which somebody with a password finds a database; a file has none."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return url
+    if parsed.get_backend_name() == "mysql":
+        parsed = parsed.set(username="keeper")
+        async with looking_on(url) as onlooker:
+            await onlooker.execute(
+                f"GRANT ALL ON *.* TO keeper@localhost IDENTIFIED BY '{password}'"
+            )
+    return parsed.set(password=password).render_as_string(hide_password=False)
+
+
 @asynccontextmanager
 async def slow_commits(url: str) -> AsyncIterator[None]:
     """PostgreSQL: holds up commits that add a user; each waits for a lock that the block holds."""
@@ -275,7 +300,9 @@ def _file_of(url: str) -> str:
 def _is_open(file: str) -> bool:
     """Tells whether this process has a connection of Byline's to a file."""
     return any(
-        type(each) is sqlite.Connection and getattr(each, "database", None) == file and not _is_closed(each)
+        type(each) is sqlite.Connection
+        and getattr(each, "database", None) == file
+        and not _is_closed(each)
         for each in gc.get_objects()
     )
 

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from migrations.steps import moment
-from storage.dialects.types import LONG_BYTES, NAME, TABLE_OPTIONS
+from storage.dialects.types import ANY_UUID, LONG_BYTES, NAME, TABLE_OPTIONS
 
 revision = "0004"
 down_revision = "0003"
@@ -18,7 +18,7 @@ def upgrade() -> None:
     """Makes the tables."""
     op.create_table(
         "requests",
-        sa.Column("request_id", sa.Uuid(), nullable=False),
+        sa.Column("request_id", ANY_UUID, nullable=False),
         sa.Column("method", NAME, nullable=False),
         sa.Column("caller", NAME, nullable=False),
         sa.Column("digests", sa.JSON(), nullable=False),

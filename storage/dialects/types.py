@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, DateTime, Integer, LargeBinary, String, Text, text
+from sqlalchemy import BigInteger, DateTime, Integer, LargeBinary, String, Text, Uuid, text
 from sqlalchemy.dialects.mysql import DATETIME, LONGBLOB, LONGTEXT
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -67,6 +67,8 @@ ID = BigInteger().with_variant(Integer(), "sqlite")
 # Without a bound of MariaDB's own: 65,535 bytes of TEXT are fewer than a post may have.
 LONG_TEXT = Text().with_variant(LONGTEXT(), "mysql", "mariadb")
 LONG_BYTES = LargeBinary().with_variant(LONGBLOB(), "mysql", "mariadb")
+# MariaDB's own type refuses those whose version or variant no standard knows.
+ANY_UUID = Uuid().with_variant(Uuid(native_uuid=False), "mysql", "mariadb")
 # Part of a primary key, which MariaDB bounds.
 NAME = Text().with_variant(String(255), "mysql", "mariadb")
 

@@ -7,29 +7,43 @@ import base64
 import hashlib
 import itertools
 import re
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 import grpc
 import pytest
+from argon2 import PasswordHasher
 from byline.v1 import posts_pb2, profiles_pb2, resources_pb2, tags_pb2, users_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy import Engine, event
 
 from service import interceptors
 from tests import factories
 from tests.clients import Refusal, outcome_of, refusal_of, rpcs
+from tests.differences import Difference, differs
+from tests.emptying import empty_but_for_requests
 from tests.factories import PASSWORD
-from tests.onlookers import end_connections, locked_user, slow_commits, until_waiting_for_a_lock
+from tests.onlookers import (
+    end_connections,
+    locked_user,
+    looking_on,
+    slow_commits,
+    until_nobody_waits,
+    until_waiting_for_a_lock,
+)
 from tests.processes import until
 from tests.service.writes import WRITES, named, send
-from tests.sessions import BYLINES, EMPTY_LEDGER, connected
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from google.protobuf.message import Message
+    from sqlalchemy import ExceptionContext
 
     from tests.clients import Client
     from tests.conftest import Serve
@@ -42,30 +56,76 @@ SHORT = 0.5
 PROTOS = Path(__file__).parents[2] / "protos/byline/v1"
 CREATE, CHANGE = "UserService/CreateUser", "UserService/ChangePassword"
 REUSED = (Code.FAILED_PRECONDITION, "byline/REQUEST_ID_REUSED", ("", ""))
-# Notes each transaction that changes something, or tries to: it commits along with it.
-NOTE_EFFECTS = """
-    CREATE TABLE effects (transaction xid8);
-    CREATE FUNCTION note_effect() RETURNS trigger LANGUAGE plpgsql AS
-        'BEGIN INSERT INTO effects VALUES (pg_current_xact_id()); RETURN NULL; END';
-    DO $$
-    DECLARE
-        changed text;
-    BEGIN
-        FOREACH changed IN ARRAY ARRAY['users', 'profiles', 'posts', 'tags', 'post_tags', 'ledger']
-        LOOP
-            EXECUTE format('CREATE TRIGGER effect AFTER INSERT OR UPDATE OR DELETE ON %I'
-                ' FOR EACH STATEMENT EXECUTE FUNCTION note_effect()', changed);
-        END LOOP;
-    END $$
-"""
+# What changes something that a caller can see, or tries to.
+CHANGE_OF_ROWS = re.compile(
+    r"\b(INTO|UPDATE|DELETE FROM) (users|profiles|posts|tags|post_tags|ledger)\b"
+)
+# The first two transactions that keep an answer lose it as if in a deadlock.
+LOSE_FIRST = {
+    "postgresql": (
+        "CREATE SEQUENCE attempts",
+        """
+        CREATE FUNCTION lose_first() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN
+            IF nextval(''attempts'') < 3 THEN RAISE EXCEPTION SQLSTATE ''40P01''; END IF;
+            RETURN NULL;
+        END'
+        """,
+        """
+        CREATE CONSTRAINT TRIGGER lost AFTER UPDATE ON requests DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION lose_first()
+        """,
+    ),
+    "mysql": (
+        "CREATE SEQUENCE attempts",
+        """
+        CREATE TRIGGER lost AFTER UPDATE ON requests FOR EACH ROW
+        IF nextval(attempts) < 3 THEN SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213; END IF
+        """,
+    ),
+}
+LOSE_NONE = {
+    "postgresql": ("DROP FUNCTION lose_first CASCADE", "DROP SEQUENCE attempts"),
+    "mysql": ("DROP TRIGGER lost", "DROP SEQUENCE attempts"),
+}
+FOURTH_ATTEMPT = {"postgresql": "SELECT nextval('attempts')", "mysql": "SELECT nextval(attempts)"}
 # How many different requests are sent at once, and how often each of them.
 AT_ONCE, TIMES = 10, 50
 
 
-@pytest.fixture(scope="module", autouse=True)
-async def effects_are_noted(shared_url: str) -> None:
-    async with connected(shared_url) as connection:
-        await connection.execute(NOTE_EFFECTS)
+@pytest.fixture
+def effects() -> Iterator[list[object]]:
+    """The transactions of this process that changed something, or tried to, as they commit."""
+    made: list[object] = []
+    under_way: WeakKeyDictionary[object, str] = WeakKeyDictionary()
+
+    def note_statement(connection: object, _: object, statement: str, *__: object) -> None:
+        if CHANGE_OF_ROWS.search(statement):
+            under_way[connection] = statement
+
+    def note_commit(connection: object) -> None:
+        if connection in under_way:
+            made.append(under_way.pop(connection))
+
+    def forget(connection: object) -> None:
+        under_way.pop(connection, None)
+
+    def note_failure(failure: ExceptionContext) -> None:
+        # A commit that failed has no statement, either.
+        if failure.statement is None and made:
+            made.pop()
+
+    noting = {
+        "before_cursor_execute": note_statement,
+        "commit": note_commit,
+        "rollback": forget,
+        "handle_error": note_failure,
+    }
+    for name, note in noting.items():
+        event.listen(Engine, name, note)
+    yield made
+    for name, note in noting.items():
+        event.remove(Engine, name, note)
 
 
 @pytest.fixture
@@ -92,22 +152,10 @@ def second(request: pytest.FixtureRequest, client: Client, other: Client) -> Cli
     return client if request.param == "the same server" else other
 
 
-async def forget_effects(url: str) -> None:
-    async with connected(url) as connection:
-        await connection.execute("TRUNCATE effects")
-
-
-async def effects(url: str) -> int:
-    """How many transactions changed something."""
-    async with connected(url) as connection:
-        found: int = await connection.fetchval("SELECT count(DISTINCT transaction) FROM effects")
-        return found
-
-
 async def kept(url: str) -> int:
     """How many requests are kept, with answers or without."""
-    async with connected(url) as connection:
-        found: int = await connection.fetchval("SELECT count(*) FROM requests")
+    async with looking_on(url) as onlooker:
+        found: int = await onlooker.value("SELECT count(*) FROM requests")
         return found
 
 
@@ -139,32 +187,31 @@ def test_every_rpc_that_takes_a_request_id_says_how_one_is_refused() -> None:
 
 @pytest.mark.parametrize("rpc", WRITES)
 async def test_the_same_call_has_one_effect_and_the_same_answer(
-    client: Client, second: Client, database_url: str, rpc: str
+    client: Client, second: Client, rpc: str, effects: list[object]
 ) -> None:
     request = await WRITES[rpc](client)
     request_id = uuid4()
-    await forget_effects(database_url)
+    effects.clear()
     first = await send(client, rpc, request, request_id)
     assert await send(second, rpc, request, request_id) == first
-    assert await effects(database_url) == 1
+    assert len(effects) == 1
 
 
 @pytest.mark.parametrize("rpc", WRITES)
 async def test_an_answer_outlives_what_it_tells_of_and_the_server_that_gave_it(
-    serve: Serve, database_url: str, rpc: str
+    serve: Serve, database_url: str, rpc: str, effects: list[object]
 ) -> None:
     async with serve(database_url) as before:
         request = await WRITES[rpc](before)
         request_id = uuid4()
         first = await send(before, rpc, request, request_id)
-    async with connected(database_url) as connection:
-        await connection.execute(EMPTY_LEDGER)
-        await connection.execute("DELETE FROM users; DELETE FROM tags")
-    await forget_effects(database_url)
+    async with looking_on(database_url) as onlooker:
+        await empty_but_for_requests(onlooker)
+    effects.clear()
     # With another cost of hashing, as after a change of settings.
     async with serve(database_url, hash_time_cost=2) as after:
         assert await send(after, rpc, request, request_id) == first
-    assert await effects(database_url) == 0
+    assert len(effects) == 0
 
 
 async def test_a_request_id_is_the_same_in_either_case(client: Client, database_url: str) -> None:
@@ -226,8 +273,8 @@ async def test_a_request_id_may_be_used_again_when_its_time_is_over(
     request_id = uuid4()
     for _ in range(2):
         await send(client, "UserService/CreateUser", factories.create_user_request(), request_id)
-        async with connected(database_url) as connection:
-            await connection.execute("DELETE FROM requests")
+        async with looking_on(database_url) as onlooker:
+            await onlooker.execute("DELETE FROM requests")
 
 
 # Another request
@@ -312,7 +359,7 @@ REUSES = [
 
 @pytest.mark.parametrize("reuse", REUSES, ids=str)
 async def test_another_request_with_the_same_id_is_refused_and_told_what_differs(
-    client: Client, second: Client, database_url: str, reuse: Reuse
+    client: Client, second: Client, reuse: Reuse, effects: list[object]
 ) -> None:
     rpc, first, then, fields = reuse
     if rpc != CREATE:
@@ -320,12 +367,12 @@ async def test_another_request_with_the_same_id_is_refused_and_told_what_differs
         await factories.create_post(client, author_id=author.id)
     request_id = uuid4()
     answer = await send(client, rpc, first, request_id)
-    await forget_effects(database_url)
+    effects.clear()
     refusal = await refusal_of(send(second, rpc, then, request_id))
     assert refusal.what == REUSED
     assert refusal.metadata == {"fields": fields}
     assert refusal.details == ("ErrorInfo", "PreconditionFailure")
-    assert await effects(database_url) == 0
+    assert len(effects) == 0
     # The first request is none the worse.
     assert await send(second, rpc, first, request_id) == answer
 
@@ -334,12 +381,10 @@ async def test_nothing_that_is_kept_tells_a_password(client: Client, database_ur
     made = user()
     await send(client, "UserService/CreateUser", made, uuid4())
     await send(client, "UserService/ChangePassword", change(PASSWORD, "other words"), uuid4())
-    async with connected(database_url) as connection:
-        rows = await connection.fetch(
-            "SELECT digests::text, convert_from(answer, 'latin1'), requests::text FROM requests"
-        )
+    async with looking_on(database_url) as onlooker:
+        rows = await onlooker.rows("SELECT * FROM requests")
     assert len(rows) == 2
-    told = " ".join(str(value) for row in rows for value in row).lower()
+    told = " ".join(shown for row in rows for value in row for shown in spellings(value)).lower()
     for password in (PASSWORD, "other words"):
         raw = password.encode()
         for known in (raw, hashlib.sha256(raw).digest(), hashlib.sha512(raw).digest()):
@@ -347,7 +392,7 @@ async def test_nothing_that_is_kept_tells_a_password(client: Client, database_ur
                 assert shown.lower() not in told
         assert password not in told
     # What is kept of one takes as long to try as a password's own hash.
-    assert told.count("argon2id") == 2 * 3
+    assert told.count("argon2id") == 3
 
 
 async def test_the_same_values_in_two_calls_are_not_seen_to_be_the_same(
@@ -355,23 +400,23 @@ async def test_the_same_values_in_two_calls_are_not_seen_to_be_the_same(
 ) -> None:
     for _ in range(2):
         await send(client, "TagService/CreateTags", tags("a"), uuid4())
-    async with connected(database_url) as connection:
-        distinct = await connection.fetchval("SELECT count(DISTINCT digests::text) FROM requests")
-    assert distinct == 2
+    async with looking_on(database_url) as onlooker:
+        first, second = await onlooker.rows("SELECT digests FROM requests")
+    assert first != second
 
 
 async def test_a_key_of_ones_own_is_used_instead_of_the_databases(
     serve: Serve, database_url: str
 ) -> None:
-    async with connected(database_url) as connection:
-        await connection.execute("DELETE FROM request_keys")
+    async with looking_on(database_url) as onlooker:
+        await onlooker.execute("DELETE FROM request_keys")
     request_id = uuid4()
     async with serve(database_url, request_key="k" * 32) as client:
         first = await send(client, "TagService/CreateTags", tags("a"), request_id)
     async with serve(database_url, request_key="k" * 32) as client:
         assert await send(client, "TagService/CreateTags", tags("a"), request_id) == first
-    async with connected(database_url) as connection:
-        assert await connection.fetchval("SELECT count(*) FROM request_keys") == 0
+    async with looking_on(database_url) as onlooker:
+        assert await onlooker.value("SELECT count(*) FROM request_keys") == 0
     async with serve(database_url, request_key="l" * 32) as client:
         refusal = await refusal_of(send(client, "TagService/CreateTags", tags("a"), request_id))
     assert refusal.metadata == {"fields": "names"}
@@ -422,8 +467,9 @@ async def test_a_call_that_is_cancelled_before_its_commit_leaves_nothing(
     assert answer.user.full_name == "Ada"
 
 
+@differs(Difference.NOTHING_AT_COMMIT)
 async def test_a_call_whose_connection_is_lost_at_the_commit_may_be_sent_again(
-    client: Client, second: Client, database_url: str
+    client: Client, second: Client, database_url: str, effects: list[object]
 ) -> None:
     request = factories.create_user_request(request_id=str(uuid4()))
     async with slow_commits(database_url):
@@ -433,45 +479,41 @@ async def test_a_call_whose_connection_is_lost_at_the_commit_may_be_sent_again(
         refusal = await calling
         assert isinstance(refusal, Refusal)
         assert (refusal.code, refusal.reason) == (Code.UNAVAILABLE, "DATABASE_DOWN")
-    await forget_effects(database_url)
+    effects.clear()
     answer = await second.users.CreateUser(request)
     assert await second.users.CreateUser(request) == answer
-    assert await effects(database_url) == 1
+    assert len(effects) == 1
 
 
+@differs(Difference.ONE_WRITER)
 async def test_a_deadlock_is_tried_again_with_the_same_id(
-    client: Client, database_url: str
+    client: Client, database_url: str, effects: list[object]
 ) -> None:
     made = await factories.create_user(client)
     request = renaming(made.id)
-    async with connected(database_url) as connection:
-        await connection.execute(
-            "CREATE SEQUENCE attempts;"
-            "CREATE FUNCTION lose_first() RETURNS trigger LANGUAGE plpgsql AS"
-            " 'BEGIN IF nextval(''attempts'') < 3 THEN RAISE EXCEPTION SQLSTATE ''40P01'';"
-            "  END IF; RETURN NULL; END';"
-            "CREATE CONSTRAINT TRIGGER lost AFTER UPDATE ON users DEFERRABLE INITIALLY DEFERRED"
-            " FOR EACH ROW EXECUTE FUNCTION lose_first()"
-        )
+    async with looking_on(database_url) as onlooker:
+        for statement in LOSE_FIRST[onlooker.kind]:
+            await onlooker.execute(statement)
         try:
-            await forget_effects(database_url)
+            effects.clear()
             answer = await client.users.UpdateUser(request)
-            assert await connection.fetchval("SELECT last_value FROM attempts") == 3
+            assert await onlooker.value(FOURTH_ATTEMPT[onlooker.kind]) == 4
         finally:
-            await connection.execute("DROP FUNCTION lose_first CASCADE; DROP SEQUENCE attempts")
+            for statement in LOSE_NONE[onlooker.kind]:
+                await onlooker.execute(statement)
     assert await client.users.UpdateUser(request) == answer
-    assert await effects(database_url) == 1
+    assert len(effects) == 1
 
 
 # A call that is under way
 
 
 async def test_a_call_that_is_under_way_is_waited_for(
-    client: Client, second: Client, database_url: str
+    client: Client, second: Client, database_url: str, effects: list[object]
 ) -> None:
     made = await factories.create_user(client)
     request = renaming(made.id)
-    await forget_effects(database_url)
+    effects.clear()
     async with locked_user(database_url, made.id):
         first = asyncio.ensure_future(client.users.UpdateUser(request, timeout=LONG))
         await until_waiting_for_a_lock(database_url)
@@ -483,7 +525,7 @@ async def test_a_call_that_is_under_way_is_waited_for(
         assert not first.done()
         assert not again.done()
     assert await again == await first
-    assert await effects(database_url) == 1
+    assert len(effects) == 1
 
 
 async def test_the_wait_for_a_call_under_way_ends_with_the_deadline(
@@ -535,21 +577,21 @@ async def test_calls_that_wait_for_one_take_no_connections(
 
 
 async def test_a_call_that_fails_on_its_own_effect_is_answered_as_it_was(
-    client: Client, database_url: str
+    client: Client, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = await factories.create_user(client)
     request = named(change(PASSWORD, "other words"), uuid4())
     request.id = made.id
     first = await client.users.ChangePassword(request)
-    async with connected(database_url) as connection:
+    async with looking_on(database_url) as onlooker:
         # As if another server were about to commit the first call.
-        await connection.execute("CREATE TEMPORARY TABLE first AS SELECT * FROM requests")
-        await connection.execute("DELETE FROM requests")
-        async with connection.transaction():
-            await connection.execute("LOCK users IN ACCESS EXCLUSIVE MODE")
+        await onlooker.execute("CREATE TEMPORARY TABLE first AS SELECT * FROM requests")
+        await onlooker.execute("DELETE FROM requests")
+        with held_hashes(monkeypatch) as is_hashing:
             again = asyncio.ensure_future(client.users.ChangePassword(request, timeout=LONG))
-            await until_waiting_for_a_lock(database_url)
-            await connection.execute("INSERT INTO requests SELECT * FROM first")
+            # It has looked for its answer, and found none.
+            await until(is_hashing)
+            await onlooker.execute("INSERT INTO requests SELECT * FROM first")
     assert await again == first
 
 
@@ -560,11 +602,11 @@ async def test_a_call_that_fails_on_its_own_effect_is_answered_as_it_was(
     "ids", [pytest.param(2 * len(WRITES), id="few"), pytest.param(1000, marks=pytest.mark.long)]
 )
 async def test_any_number_of_calls_at_once_have_one_effect_for_each_id(
-    client: Client, other: Client, database_url: str, ids: int
+    client: Client, other: Client, database_url: str, ids: int, effects: list[object]
 ) -> None:
     wanted = list(itertools.islice(itertools.cycle(WRITES), ids))
     requests = [(rpc, await WRITES[rpc](client), uuid4()) for rpc in wanted]
-    await forget_effects(database_url)
+    effects.clear()
     for first in range(0, ids, AT_ONCE):
         storm = [
             [send((client, other)[time % 2], *request) for time in range(TIMES)]
@@ -572,14 +614,29 @@ async def test_any_number_of_calls_at_once_have_one_effect_for_each_id(
         ]
         for answers in await asyncio.gather(*(asyncio.gather(*calls) for calls in storm)):
             assert len(set(answers)) == 1
-    assert await effects(database_url) == ids
+    assert len(effects) == ids
     assert await kept(database_url) == ids
 
 
-async def until_nobody_waits(url: str) -> None:
-    async with connected(url) as connection:
+@contextmanager
+def held_hashes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], bool]]:
+    """Holds up every hash while the block lasts, and yields what tells whether there is one."""
+    begun, ended = threading.Event(), threading.Event()
+    hash_at_once = PasswordHasher.hash
 
-        async def holds() -> bool:
-            return not await connection.fetchval(f"{BYLINES} AND state <> 'idle'")
+    def wait(hasher: PasswordHasher, password: bytes) -> str:
+        begun.set()
+        ended.wait(LONG)
+        return hash_at_once(hasher, password)
 
-        await until(holds)
+    with monkeypatch.context() as patched:
+        patched.setattr(PasswordHasher, "hash", wait)
+        try:
+            yield begun.is_set
+        finally:
+            ended.set()
+
+
+def spellings(value: object) -> list[str]:
+    """How a value of a column may be read."""
+    return [value.decode("latin1"), value.hex()] if isinstance(value, bytes) else [str(value)]

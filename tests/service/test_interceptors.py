@@ -23,9 +23,8 @@ from storage.database import Database
 from storage.errors import Contention, DatabaseDown, NotFound
 from tests import factories
 from tests.clients import Client, outcome_of, refusal_of
-from tests.onlookers import locked_user, until_waiting_for_a_lock
+from tests.onlookers import locked_user, until_nobody_waits, until_waiting_for_a_lock
 from tests.processes import until
-from tests.sessions import BYLINES, connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -299,7 +298,6 @@ async def test_a_caller_who_leaves_stops_the_statement_and_frees_the_connection(
     made = await factories.add_user(db)
     async with (
         serve(database_url, pool_size=1, pool_overflow=0) as client,
-        connected(database_url) as connection,
         locked_user(database_url, made.id),
     ):
         call = client.users.UpdateUser(renaming(made.id))
@@ -307,11 +305,7 @@ async def test_a_caller_who_leaves_stops_the_statement_and_frees_the_connection(
         await until_waiting_for_a_lock(database_url)
         call.cancel()
         await asyncio.wait([leaving])
-
-        async def nobody_waits() -> bool:
-            return not await connection.fetchval(f"{BYLINES} AND wait_event_type = 'Lock'")
-
-        await until(nobody_waits)
+        await until_nobody_waits(database_url)
         await until(lambda: bool(lines))
         assert [line["code"] for line in lines] == ["CANCELLED"]
         answer = await client.users.GetUser(pb.GetUserRequest(id=made.id), timeout=LONG)

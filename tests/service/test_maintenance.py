@@ -14,10 +14,15 @@ from service.maintenance import Job, Maintenance, finish
 from storage.database import Database
 from storage.errors import DatabaseDown, StorageError, Unexpected
 from tests import factories
-from tests.onlookers import until_gone, until_waiting_for_a_lock
+from tests.onlookers import (
+    locked_table,
+    looking_on,
+    until_gone,
+    until_nobody_waits,
+    until_waiting_for_a_lock,
+)
 from tests.processes import until
 from tests.service.writes import send
-from tests.sessions import connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -93,21 +98,21 @@ async def test_a_server_purges_requests_when_their_time_is_over(
     async with serve(database_url, request_retention=SOON, maintenance_interval=SOON) as client:
         for _ in range(3):
             await _create_user(client)
-        async with connected(database_url) as connection:
+        async with looking_on(database_url) as onlooker:
 
             async def none_is_left() -> bool:
-                return not await connection.fetchval("SELECT count(*) FROM requests")
+                return not await onlooker.value("SELECT count(*) FROM requests")
 
             await until(none_is_left)
 
 
 async def test_a_server_that_is_purging_can_be_stopped(serve: Serve, database_url: str) -> None:
-    async with connected(database_url) as connection, connection.transaction():
-        await connection.execute("LOCK requests IN ACCESS EXCLUSIVE MODE")
+    async with locked_table(database_url, "requests"):
         async with serve(database_url, maintenance_interval=SOON):
             await until_waiting_for_a_lock(database_url)
         # The lock is held to here: what still waited for it would be seen.
-        await until_gone(database_url)
+        await until_nobody_waits(database_url)
+    await until_gone(database_url)
 
 
 async def _create_user(client: Client) -> None:

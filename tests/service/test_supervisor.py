@@ -15,6 +15,7 @@ from byline.v1 import users_pb2 as pb
 from byline.v1.users_pb2_grpc import UserServiceStub
 
 from tests import factories
+from tests.differences import Difference, differs
 from tests.onlookers import locked_user, until_gone, until_waiting_for_a_lock
 from tests.processes import Byline, calling, is_running, serving, until
 
@@ -62,6 +63,7 @@ async def test_a_worker_that_dies_is_started_again(supervised: Byline) -> None:
         await _call_on_a_fresh_connection(supervised)
 
 
+@differs(Difference.ONE_WRITER)
 async def test_a_stop_drains_all_workers(database_url: str, tmp_path: Path) -> None:
     flags = ("--database-url", database_url, "--lock-timeout", 0, *POOL)
     async with serving(tmp_path, *flags) as byline, calling(byline) as client:
