@@ -97,7 +97,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says which databases the tests did not run on, and how to get them."""
+    """Says what differs by database, and on which the tests did not run and how to get them."""
+    for difference, tests in differences.marked().items():
+        on = " and ".join(differences.ON[difference])
+        terminalreporter.write_line(f"not on {on}: {len(tests)} tests, as {difference!s}")
     if not engines.has_mariadb():
         terminalreporter.write_line(f"not run on MariaDB. {engines.HOW_TO_GET_MARIADB}")
 
