@@ -24,8 +24,8 @@ from service.server import pool_config, serve
 from service.supervisor import supervise
 from storage import embedded, seeding
 from storage.database import Database
-from storage.errors import AlreadyExists, StorageError
 from storage.dialects.urls import file_of, is_file, without_password
+from storage.errors import AlreadyExists, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -41,14 +41,14 @@ _AT_WORK = {
     "postgresql": f"{_ALL['postgresql']} AND (state <> 'idle' OR xact_start IS NOT NULL)",
     "mysql": f"""{_ALL["mysql"]} AND (command <> 'Sleep' OR EXISTS (
         SELECT 1 FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = process.id
-    ))""",
+    ))""",  # noqa: S608 - ours
 }
 _WAITING = {
     "postgresql": f"{_ALL['postgresql']} AND wait_event_type = 'Lock'",
     "mysql": f"""{_ALL["mysql"]} AND (state LIKE 'Waiting for table%' OR EXISTS (
         SELECT 1 FROM information_schema.innodb_trx
         WHERE trx_mysql_thread_id = process.id AND trx_state = 'LOCK WAIT'
-    ))""",
+    ))""",  # noqa: S608 - ours
 }
 _LOCK_A_USER = {
     "postgresql": "SELECT id FROM users WHERE id = :id FOR UPDATE",
@@ -250,8 +250,8 @@ async def end_connections(url: str) -> None:
             return
         mine = ", ".join(map(str, _onlookers))
         found = await onlooker.rows(
-            "SELECT id FROM information_schema.processlist"
-            f" WHERE db = DATABASE() AND id NOT IN ({mine})"  # noqa: S608 - numbers
+            "SELECT id FROM information_schema.processlist"  # noqa: S608 - numbers
+            f" WHERE db = DATABASE() AND id NOT IN ({mine})"
         )
         for row in found:
             await onlooker.execute(f"KILL {row.id}")

@@ -69,7 +69,7 @@ from tests.service.bad_requests import (
 from tests.service.writes import WRITES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from service.config import Settings
     from service.pagination import ListRequest
@@ -640,7 +640,7 @@ RPCS = {
     "CreditService.AuditCredits": Rpc(credits_pb2.AuditCreditsRequest(), {}),
 }
 # How a row is one text, given the columns of its table `t`.
-ROW = {
+ROW: dict[str, Callable[[list[str]], str]] = {
     "postgresql": lambda _: "t::text",
     "mysql": lambda columns: "concat_ws(',', {})".format(
         ", ".join(f"ifnull(hex({each}), 'NULL')" for each in columns)
@@ -648,14 +648,15 @@ ROW = {
     "sqlite": lambda columns: " || ',' || ".join(f"quote({each})" for each in columns),
 }
 EVERY_ROW = {
-    kind: " UNION ALL ".join(
-        f"SELECT '{name}', {text_of(table.columns.keys())} FROM {name} AS t"  # noqa: S608 - a table's own name
+    kind: " UNION ALL ".join(  # noqa: S608 - names of the models'
+        f"SELECT '{name}', {text_of(table.columns.keys())} FROM {name} AS t"  # noqa: S608 - as above
         for name, table in Base.metadata.tables.items()
     )
     + " ORDER BY 1, 2"
     for kind, text_of in ROW.items()
 }
-WRONG, ODD = ({name: [] for name in RPCS} for _ in range(2))
+WRONG: dict[str, list[Case]] = {name: [] for name in RPCS}
+ODD: dict[str, list[Case]] = {name: [] for name in RPCS}
 for _each in cases(RPCS):
     (ODD if _each.outcome.code is Code.OK else WRONG)[_each.rpc].append(_each)
 
