@@ -40,6 +40,7 @@ from tests.service.bad_requests import (
     SERVED,
     TOO_LARGE,
     UNKNOWN_LOGIN,
+    Case,
     Code,
     Kind,
     Rpc,
