@@ -160,7 +160,9 @@ def mariadb(folder: Path) -> Iterator[Engine]:
 def given_mariadb(url: str) -> Iterator[Engine]:
     """Has the template on a MariaDB that runs already, while the block lasts."""
     engine = Engine("mariadb", url, TEMPLATE)
-    asyncio.run(_on_mysql(url, f"DROP DATABASE IF EXISTS {TEMPLATE}", f"CREATE DATABASE {TEMPLATE}"))
+    asyncio.run(
+        _on_mysql(url, f"DROP DATABASE IF EXISTS {TEMPLATE}", f"CREATE DATABASE {TEMPLATE}")
+    )
     migrations.up(engine.url_of(TEMPLATE))
     yield engine
     asyncio.run(_on_mysql(url, f"DROP DATABASE {TEMPLATE}"))
