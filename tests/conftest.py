@@ -96,6 +96,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves what takes minutes to PostgreSQL; what takes less of the same runs everywhere."""
+    elsewhere = [item for item in items if _is_long(item) and _engine_of(item) != "postgresql"]
+    config.hook.pytest_deselected(items=elsewhere)
+    items[:] = [item for item in items if item not in elsewhere]
+
+
+def _is_long(item: pytest.Item) -> bool:
+    return item.get_closest_marker("long") is not None
+
+
+def _engine_of(item: pytest.Item) -> str:
+    called = getattr(item, "callspec", None)
+    found: engines.Engine | None = called.params.get("engine") if called else None
+    return "postgresql" if found is None else found.name
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says what differs by database, and on which the tests did not run and how to get them."""
     for difference, tests in differences.marked().items():
