@@ -9,6 +9,7 @@ import asyncio
 import sqlite3
 import time
 from functools import partial
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event, make_url
@@ -81,8 +82,8 @@ def _mysql(pool: PoolConfig) -> dict[str, Any]:
         "sql_mode": "'TRADITIONAL,SIMULTANEOUS_ASSIGNMENT'",
         # In seconds, whole ones from the second on.
         "max_statement_time": f"{pool.statement_timeout}",
-        "innodb_lock_wait_timeout": f"{round(pool.lock_timeout) or _NO_BOUND}",
-        "idle_transaction_timeout": f"{round(pool.statement_timeout)}",
+        "innodb_lock_wait_timeout": f"{ceil(pool.lock_timeout) or _NO_BOUND}",
+        "idle_transaction_timeout": f"{ceil(pool.statement_timeout)}",
         "collation_connection": f"'{MYSQL_COLLATION}'",
     }
     return {
