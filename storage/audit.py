@@ -6,7 +6,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
-    Numeric,
     Select,
     and_,
     bindparam,
@@ -20,6 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 
 from storage.accounts import MOST
+from storage.dialects.types import SUM
 from storage.errors import Overflow
 from storage.models import CreditAccount, EntryKind, LedgerEntry, OpenHold
 
@@ -89,7 +89,7 @@ _NONE = literal(0)
 
 def _sum(column: SQLColumnExpression[Any]) -> SQLColumnExpression[Any]:
     """A sum of any size; 0 of nothing."""
-    return func.coalesce(func.sum(cast(column, Numeric)), 0)
+    return func.coalesce(func.sum(cast(column, SUM)), 0)
 
 
 def _check(
@@ -103,8 +103,8 @@ def _check(
         literal(kind.value).label("kind"),
         user_id.label("user_id"),
         transfer_id.label("transfer_id"),
-        cast(func.coalesce(expected, 0), Numeric).label("expected"),
-        cast(func.coalesce(found, 0), Numeric).label("found"),
+        cast(func.coalesce(expected, 0), SUM).label("expected"),
+        cast(func.coalesce(found, 0), SUM).label("found"),
     )
 
 
@@ -130,7 +130,7 @@ _unresolved = (
     .where(_Hold.kind == EntryKind.HOLD, _End.id.is_(None))
     .cte("unresolved")
 )
-_has = cast(CreditAccount.available, Numeric) + CreditAccount.held
+_has = cast(CreditAccount.available, SUM) + CreditAccount.held
 
 _CHECKS = (
     _check(Kind.BALANCE, CreditAccount.user_id, _NONE, _by_ledger.c.amount, _has)

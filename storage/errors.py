@@ -188,7 +188,10 @@ _BY_CLASS: dict[str, type[StorageError]] = {
 }
 
 # What the database's own triggers refuse, by the name that they give.
-_BY_CONSTRAINT: dict[str, type[StorageError]] = {"byline_keep_credits": HasCredits}
+_BY_CONSTRAINT: dict[str, type[StorageError]] = {
+    "byline_keep_credits": HasCredits,
+    "byline_keep_ledger": Unexpected,
+}
 
 
 def of_sqlstate(sqlstate: str, constraint: str = "") -> StorageError:

@@ -85,7 +85,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         kinds = engines.KINDS if package in ON_EVERY_KIND else (alone,)
         kinds = getattr(metafunc.module, "ENGINES", kinds)
         differ = metafunc.definition.get_closest_marker(differences.MARK)
-        absent = differences.ON[differ.args[0]] if differ else ()
+        absent = set(differences.ON[differ.args[0]]) if differ else set()
+        for lacking in metafunc.definition.iter_markers(differences.LACKING):
+            absent |= set(lacking.args)
         found = [
             each
             for each in metafunc.config.stash[SERVERS]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     Test = Callable[..., object]
 
 MARK = "differs"
+LACKING = "lacking"
 
 
 class Difference(StrEnum):
@@ -41,6 +42,14 @@ ON = {
 def differs(difference: Difference) -> Callable[[Test], Test]:
     """Marks a test that is not run on the databases that a difference is of."""
     return getattr(pytest.mark, MARK)(difference)  # type: ignore[no-any-return] # pytest's marks have any name
+
+
+def lacking(*kinds: str) -> pytest.MarkDecorator:
+    """Marks a test, or by `pytestmark` a file, that is not run on some kinds of databases yet.
+
+    It is no difference: it is to hold there, or to be told apart, and has not been made to.
+    """
+    return getattr(pytest.mark, LACKING)(*kinds)  # type: ignore[no-any-return] # so too
 
 
 def marked() -> dict[Difference, list[str]]:

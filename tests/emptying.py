@@ -43,7 +43,9 @@ _IDS = {
     "postgresql": [
         f"ALTER SEQUENCE {each}_id_seq RESTART" for each in ("users", "posts", "tags", "ledger")
     ],
-    "mysql": [f"ALTER TABLE {each} AUTO_INCREMENT = 1" for each in ("users", "posts", "tags")],
+    "mysql": [
+        f"ALTER TABLE {each} AUTO_INCREMENT = 1" for each in ("users", "posts", "tags", "ledger")
+    ],
     "sqlite": ["DELETE FROM sqlite_sequence"],
 }
 

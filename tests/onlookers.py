@@ -7,12 +7,13 @@ import gc
 import random
 import sqlite3
 from collections import defaultdict
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import event, make_url, text
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool, QueuePool
 
@@ -278,10 +279,13 @@ async def end_connections(url: str) -> None:
             f" WHERE db = DATABASE() AND id NOT IN ({mine})"
         )
         for row in found:
-            await onlooker.execute(f"KILL {row.id}")
+            with suppress(DBAPIError):  # it has ended by itself
+                await onlooker.execute(f"KILL {row.id}")
+        ended = ", ".join(str(row.id) for row in found) or "0"
 
         async def holds() -> bool:
-            return not await onlooker.count(_ALL)
+            left = f"SELECT count(*) FROM information_schema.processlist WHERE id IN ({ended})"
+            return not await onlooker.value(left)
 
         await until(holds)
 

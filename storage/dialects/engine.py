@@ -86,7 +86,7 @@ def _mysql(pool: PoolConfig) -> dict[str, Any]:
             "async_creator_fn": mysql.connect,
             "autocommit": True,
             "charset": "utf8mb4",
-            "connect_timeout": round(pool.connect_timeout) or 1,
+            "connect_timeout": pool.connect_timeout,
             "init_command": "SET " + ", ".join(f"{name} = {value}" for name, value in told.items()),
         },
     }

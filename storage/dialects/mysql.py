@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from asyncmy import connection as driver
@@ -28,10 +29,24 @@ class Connection(driver.Connection):
         # collation back that the connection was told.
 
 
-async def connect(**options: Any) -> Connection:  # noqa: ANN401 - as the driver has them
-    """Opens a connection."""
+async def connect(*, connect_timeout: float, **options: Any) -> Connection:  # noqa: ANN401 - as the driver has them
+    """Opens a connection.
+
+    Args:
+        connect_timeout: in seconds, for all of it. The driver's own bounds no more than the way to a
+            server, which may answer nothing then.
+        options: the driver's.
+
+    Raises:
+        TimeoutError: when it takes longer.
+    """
     connection = Connection(**options)  # type: ignore[no-untyped-call]  # so its stubs say
-    await connection.connect()
+    try:
+        async with asyncio.timeout(connect_timeout):
+            await connection.connect()
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, DateTime, Integer, LargeBinary, String, Text, Uuid, text
+from sqlalchemy import BigInteger, DateTime, Integer, LargeBinary, Numeric, String, Text, Uuid, text
 from sqlalchemy.dialects.mysql import DATETIME, LONGBLOB, LONGTEXT
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -69,6 +69,8 @@ LONG_TEXT = Text().with_variant(LONGTEXT(), "mysql", "mariadb")
 LONG_BYTES = LargeBinary().with_variant(LONGBLOB(), "mysql", "mariadb")
 # MariaDB's own type refuses those whose version or variant no standard knows.
 ANY_UUID = Uuid().with_variant(Uuid(native_uuid=False), "mysql", "mariadb")
+# Sums of 64 bits each. MariaDB's own has ten digits, and keeps the largest of these for more.
+SUM = Numeric().with_variant(Numeric(38, 0), "mysql", "mariadb")
 # Part of a primary key, which MariaDB bounds.
 NAME = Text().with_variant(String(255), "mysql", "mariadb")
 
