@@ -120,6 +120,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for difference, tests in differences.marked().items():
         on = " and ".join(differences.ON[difference])
         terminalreporter.write_line(f"not on {on}: {len(tests)} tests, as {difference!s}")
+    for kind, tests in differences.unproven().items():
+        terminalreporter.write_line(f"not yet on {kind}: {', '.join(tests)}")
     if not engines.has_mariadb():
         terminalreporter.write_line(f"not run on MariaDB. {engines.HOW_TO_GET_MARIADB}")
 

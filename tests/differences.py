@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     Test = Callable[..., object]
 
@@ -55,17 +55,35 @@ def lacking(*kinds: str) -> pytest.MarkDecorator:
 def marked() -> dict[Difference, list[str]]:
     """Returns the names of the tests that each difference is of, as their files have them."""
     found: dict[Difference, list[str]] = {}
-    for file in sorted(Path(__file__).parent.glob("*/test_*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                for name in filter(None, map(_named_by, node.decorator_list)):
-                    found.setdefault(Difference[name], []).append(node.name)
+    for test, call in _marks("differs"):
+        for argument in call.args:
+            if isinstance(argument, ast.Attribute):
+                found.setdefault(Difference[argument.attr], []).append(test)
     return found
 
 
-def _named_by(decorator: ast.expr) -> str | None:
-    """Returns the name of the difference that a decorator marks a test with."""
-    match decorator:
-        case ast.Call(func=ast.Name(id="differs"), args=[ast.Attribute(attr=name)]):
-            return name
-    return None
+def unproven() -> dict[str, list[str]]:
+    """Returns the names of the tests, or of the files, that each kind of database is lacking."""
+    found: dict[str, list[str]] = {}
+    for test, call in _marks("lacking"):
+        for argument in call.args:
+            if isinstance(argument, ast.Constant):
+                found.setdefault(str(argument.value), []).append(test)
+    return found
+
+
+def _marks(name: str) -> Iterator[tuple[str, ast.Call]]:
+    """Yields each test, or file, that a mark is on, and the call that makes the mark."""
+    for file in sorted(Path(__file__).parent.glob("*/test_*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            match node:
+                case ast.FunctionDef() | ast.AsyncFunctionDef():
+                    calls = [(node.name, each) for each in node.decorator_list]
+                case ast.Assign(targets=[ast.Name(id="pytestmark")]):
+                    calls = [(file.name, node.value)]
+                case _:
+                    continue
+            for where, call in calls:
+                match call:
+                    case ast.Call(func=ast.Name(id=called)) if called == name:
+                        yield where, call

@@ -33,8 +33,8 @@ async def connect(*, connect_timeout: float, **options: Any) -> Connection:  # n
     """Opens a connection.
 
     Args:
-        connect_timeout: in seconds, for all of it. The driver's own bounds no more than the way to a
-            server, which may answer nothing then.
+        connect_timeout: in seconds, for all of it. The driver's own bounds no more than the way to
+            a server, which may answer nothing then.
         options: the driver's.
 
     Raises:

@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests import factories
 from tests.clients import Refusal, missing, outcome_of, refusal_of, stale, summary_of
+from tests.differences import lacking
 from tests.onlookers import looking_on, until_waiting_for_a_lock
 
 if TYPE_CHECKING:
@@ -468,6 +469,7 @@ async def test_other_tags_are_a_change_of_the_post(
     assert await get(client, made.id) == after
 
 
+@lacking("mariadb")
 async def test_a_post_is_published_when_it_last_came_to_be(client: Client) -> None:
     draft = await factories.create_post(client)
     assert not draft.HasField("published_at")

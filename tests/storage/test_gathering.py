@@ -23,6 +23,7 @@ from storage.errors import (
 from storage.gathering import MOST, Together
 from storage.requests import AlreadyAnswered, Claim, Key, claim_of_call
 from tests import factories
+from tests.differences import lacking
 from tests.factories import transfer
 from tests.onlookers import end_connections, looking_on, until_waiting_for_a_lock
 from tests.statements import run
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
     from storage.credits import Operation
     from storage.transfers import TransferRow
+
+
+pytestmark = lacking("mariadb", "sqlite")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from storage.accounts import MOST
 from storage.errors import AmountTooLarge, HoldResolved, InactiveUser, NotFound, Overflow
 from storage.transfers import State, TransferRow
 from tests import factories
+from tests.differences import lacking
 from tests.factories import grant, hold, make, transfer
 from tests.ledgers import balances, outcome_of
 from tests.onlookers import looking_on, until_waiting_for_a_lock
@@ -138,6 +139,7 @@ async def test_nobody_is_given_more_than_can_be_counted(db: Database) -> None:
     assert (await capture(db, made.id, 1)).captured_amount == 1
 
 
+@lacking("mariadb", "sqlite")
 async def test_an_expired_hold_is_over_with_nothing_running(db: Database) -> None:
     ada, bob = await factories.add_users_with(db, 10, 0)
     made = await make(db, hold(ada, bob, 4, MOMENT))
@@ -197,6 +199,7 @@ async def test_expired_holds_are_noted_some_at_a_time_those_first_that_expired_f
     assert await balances(db, ada, bob) == [(10, 0), (10, 0)]
 
 
+@lacking("mariadb", "sqlite")
 async def test_accounts_that_others_have_locked_are_passed_over(
     db: Database, shared_url: str
 ) -> None:
@@ -233,6 +236,7 @@ async def test_one_who_an_expired_hold_was_for_can_go(db: Database) -> None:
     assert await balances(db, ada) == [(10, 0)]
 
 
+@lacking("mariadb")
 async def test_a_hold_that_many_would_end_at_once_ends_once(db: Database) -> None:
     ada, bob = await factories.add_users_with(db, 1000, 0)
     for _ in range(10):

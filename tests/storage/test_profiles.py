@@ -14,6 +14,7 @@ from storage.errors import Contention, NotFound, Stale
 from storage.models import Profile
 from storage.profiles import ProfileRow
 from tests import factories
+from tests.differences import lacking
 from tests.onlookers import until_waiting_for_a_lock
 from tests.statements import set_moments
 
@@ -209,6 +210,7 @@ async def test_no_profile_is_made_for_a_user_who_is_deleted_meanwhile(
     assert missed.value.resource == "user"
 
 
+@lacking("mariadb", "sqlite")
 async def test_a_user_whose_profile_is_removed_meanwhile_is_not_taken_for_missing(
     db: Database, shared_url: str
 ) -> None:

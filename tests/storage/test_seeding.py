@@ -12,10 +12,13 @@ from storage.database import Database
 from storage.errors import AlreadyExists
 from storage.keyset import Order, Window
 from storage.seeding import Plan
+from tests.differences import lacking
 from tests.statements import post_counts, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+pytestmark = lacking("mariadb", "sqlite")
 
 PLAN = Plan(users=300, posts=2000, tags=40, seed=7)
 # Everything but what only the database decides: where ids start, and when a tag was made.
