@@ -184,13 +184,28 @@ async def emptier(shared_url: str) -> AsyncIterator[Onlooker]:
 
 
 @pytest.fixture
-async def opened(shared_url: str, emptier: Onlooker) -> AsyncIterator[Open]:
-    """Opens the emptied database of a file with a pool as the test wants it."""
-    made: list[Database] = []
+async def emptied_url(shared_url: str, emptier: Onlooker) -> str:
+    """The URL of a database with nothing in it: one for the tests of a file, emptied for each."""
     await empty_by(emptier)
+    return shared_url
+
+
+@pytest.fixture
+def db_url(request: pytest.FixtureRequest, engine: engines.Engine) -> str:
+    """The URL of `db`. Tests beside a server have the server's; those of SQL have their file's."""
+    del engine  # which the test is run on all the same
+    is_of_sql = request.path.parent.name in {"storage", *engines.KINDS}
+    url: str = request.getfixturevalue("emptied_url" if is_of_sql else "database_url")
+    return url
+
+
+@pytest.fixture
+async def opened(db_url: str) -> AsyncIterator[Open]:
+    """Opens a database with nothing in it, with a pool as the test wants it."""
+    made: list[Database] = []
 
     def open_(**config: Any) -> Database:  # noqa: ANN401 - any field of PoolConfig
-        made.append(Database(shared_url, PoolConfig(**config)))
+        made.append(Database(db_url, PoolConfig(**config)))
         return made[-1]
 
     yield open_
@@ -200,7 +215,7 @@ async def opened(shared_url: str, emptier: Onlooker) -> AsyncIterator[Open]:
 
 @pytest.fixture
 async def db(opened: Open) -> Database:
-    """A migrated database with nothing in it: one for the tests of a file, emptied for each."""
+    """A migrated database with nothing in it."""
     return opened()
 
 

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from tests.emptying import empty_by
-
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from types import ModuleType
@@ -17,20 +15,12 @@ if TYPE_CHECKING:
 
     from tests.clients import Client
     from tests.conftest import Serve
-    from tests.onlookers import Onlooker
 
     LogOf = Callable[[ModuleType], list[EventDict]]
 
 
 # A database and a server of its own cost a test more than most of them take. A file whose tests are
 # many takes these for its `database_url` and its `client`.
-
-
-@pytest.fixture
-async def emptied_url(shared_url: str, emptier: Onlooker) -> str:
-    """The URL of a database with nothing in it: one for the tests of a file, emptied for each."""
-    await empty_by(emptier)
-    return shared_url
 
 
 @pytest.fixture(scope="module")
