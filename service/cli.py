@@ -16,7 +16,9 @@ from rich.progress import MofNCompleteColumn, Progress
 
 import migrations
 from service import logs
+from service.access import check, example_flags
 from service.config import Address, Settings, SettingsError, load, parse_address
+from service.files import FileError
 from service.loop import run
 from service.maintenance import finish, jobs
 from service.passwords import hash_with_salt
@@ -42,10 +44,11 @@ Byline {version} listens on {address}
   data       {data}
   schema     {schema}
   pool       {pool}
+  open to    {callers}
 Try:
-  grpcurl -plaintext -d '{request}' {address} byline.v1.UserService/CreateUser
-  buf curl --protocol grpc --http2-prior-knowledge -d '{request}' \
-http://{address}/byline.v1.UserService/CreateUser
+  grpcurl {grpcurl} -d '{request}' {address} byline.v1.UserService/CreateUser
+  buf curl --protocol grpc {buf} -d '{request}' \
+{scheme}://{address}/byline.v1.UserService/CreateUser
 Ctrl-C stops it."""
 # The largest number of a database's.
 MOST = 2**63 - 1
@@ -81,7 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         command(settings, **options)
-    except (CommandFailed, embedded.EmbeddedError, migrations.MigrationError) as error:
+    except (
+        *(CommandFailed, SettingsError, FileError),
+        *(embedded.EmbeddedError, migrations.MigrationError),
+    ) as error:
         print(f"byline: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -91,12 +97,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT."""
-    reserved, address = _reserve(parse_address(settings.listen))
+    address = parse_address(settings.listen)
+    callers = check(settings, address)
+    reserved, address = _reserve(address)
     with reserved, _database(settings, share=False) as where:
         schema = _ensure_schema(settings, where)
 
         def started(port: int) -> None:
-            _announce(settings, address._replace(port=port), where, schema)
+            _announce(settings, address._replace(port=port), where, schema, callers)
 
         if settings.workers == 1:
             reserved.close()
@@ -275,7 +283,9 @@ def _bound(family: socket.AddressFamily, address: Address, option: int) -> socke
     return made
 
 
-def _announce(settings: Settings, address: Address, where: Where, schema: str) -> None:
+def _announce(
+    settings: Settings, address: Address, where: Where, schema: str, callers: str
+) -> None:
     """Prints what a newcomer wants to know, and logs what an operator does."""
     total = settings.workers * settings.pool_limit
     print(
@@ -287,7 +297,9 @@ def _announce(settings: Settings, address: Address, where: Where, schema: str) -
             schema=schema,
             pool=f"up to {total} connections: {settings.workers} worker(s) of "
             f"{settings.pool_limit} each",
+            callers=callers,
             request=EXAMPLE,
+            **example_flags(settings)._asdict(),
         ),
         flush=True,
     )
@@ -298,6 +310,7 @@ def _announce(settings: Settings, address: Address, where: Where, schema: str) -
         pool_per_worker=settings.pool_limit,
         pool_total=total,
         schema=schema,
+        open_to=callers,
     )
 
 
