@@ -52,6 +52,16 @@ Try:
 Ctrl-C stops it."""
 # The largest number of a database's.
 MOST = 2**63 - 1
+# What a setting's value is called where its type does not tell.
+NAMES = {
+    "listen": "HOST:PORT",
+    "data_dir": "DIR",
+    "database_url": "URL",
+    "request_key": "KEY",
+    "jwt_keys": "FILE|URL",
+    "jwt_issuer": "ISSUER",
+    "jwt_audience": "AUDIENCE",
+}
 SEEDED_PASSWORD = "correct horse"  # noqa: S105 - printed for everybody to use
 EXAMPLE = '{"email":"ada@example.com","username":"ada","password":"correct horse"}'
 
@@ -401,11 +411,9 @@ def _add_settings(
 def _metavar(name: str, annotation: object) -> str:
     if get_origin(annotation) is Literal:
         return "{" + ",".join(get_args(annotation)) + "}"
-    if name == "listen":
-        return "HOST:PORT"
-    if name == "request_key":
-        return "KEY"
-    return {int: "N", float: "SECONDS", Path: "DIR"}.get(annotation, "URL")  # type: ignore[call-overload, no-any-return] # any annotation may be looked up
+    if name in NAMES:
+        return NAMES[name]
+    return {int: "N", float: "SECONDS"}.get(annotation, "FILE")  # type: ignore[call-overload, no-any-return] # any annotation may be looked up
 
 
 if __name__ == "__main__":

@@ -250,6 +250,17 @@ def test_an_amount_that_is_none_is_status_2(byline: Command, flag: str, amount: 
     assert f"argument {flag}: " in ended.complaint
 
 
+def test_an_address_that_others_can_reach_is_not_served_on_unguarded(byline: Command) -> None:
+    ended = byline("serve", "--listen", "0.0.0.0:0")
+    assert (ended.status, ended.output) == (1, "")
+    assert ended.complaint == (
+        "byline: others can reach 0.0.0.0: it takes TLS (--tls-certificate, --tls-key) and "
+        "authentication (--tokens, --jwt-keys or --tls-client-ca), or --insecure\n"
+    )
+    # It has not begun with a database.
+    assert not Path("byline-data").exists()
+
+
 def test_a_port_that_somebody_listens_on_is_refused(byline: Command) -> None:
     with socket.create_server(("127.0.0.1", 0)) as theirs:
         taken = f"127.0.0.1:{theirs.getsockname()[1]}"
