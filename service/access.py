@@ -136,12 +136,14 @@ def check(settings: Settings, address: Address) -> str:
 def example_flags(settings: Settings) -> Flags:
     """Returns what grpcurl and buf curl take to call a server with these settings."""
     token = " -H 'authorization: Bearer TOKEN'" if settings.tokens or settings.jwt_keys else ""
+    # Reflection takes the token too.
+    both = token and f"{token} --reflect-header '*'"
     if settings.tls_certificate is None:
-        return Flags("http", f"-plaintext{token}", f"--http2-prior-knowledge{token}")
+        return Flags("http", f"-plaintext{token}", f"--http2-prior-knowledge{both}")
     mutual = settings.tls_client_ca is not None
     grpcurl = "-cacert CA" + " -cert CERTIFICATE -key KEY" * mutual
     buf = "--cacert CA" + " --cert CERTIFICATE --key KEY" * mutual
-    return Flags("https", grpcurl + token, buf + token)
+    return Flags("https", grpcurl + token, buf + both)
 
 
 def _check_together(settings: Settings) -> None:
