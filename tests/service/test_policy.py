@@ -38,7 +38,7 @@ def test_single_rpcs_come_on_top() -> None:
     says = policy(f'[[callers]]\nidentity = "nightly"\naccess = "read"\nrpcs = ["{GRANT}"]')
     assert says.allows("nightly", GRANT, ADMIN)
     assert says.allows("nightly", GET, READ)
-    assert not says.allows("nightly", "byline.v1.CreditService/Audit", ADMIN)
+    assert not says.allows("nightly", "byline.v1.CreditService/AuditCredits", ADMIN)
 
 
 def test_all_entries_that_fit_a_caller_add_up() -> None:
