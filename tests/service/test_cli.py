@@ -195,8 +195,11 @@ def test_a_schema_that_is_ahead_is_left_alone_and_it_says_what_mends_it(
         (("serve", "--data-dir", "taken/data"), "cannot keep data in "),
         (("serve", "--data-dir", "/proc/data"), "cannot keep data in "),
         (("serve", "--data-dir", "long" * 100), "cannot keep data in "),
-        (("serve", "--listen", "8.8.8.8:0"), "cannot listen on 8.8.8.8:0: "),
-        (("serve", "--listen", "nowhere.invalid:0"), "cannot listen on nowhere.invalid:0: "),
+        (("serve", "--insecure", "--listen", "8.8.8.8:0"), "cannot listen on 8.8.8.8:0: "),
+        (
+            ("serve", "--insecure", "--listen", "nowhere.invalid:0"),
+            "cannot listen on nowhere.invalid:0: ",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_status_1(
