@@ -72,6 +72,16 @@ class CommandFailed(Exception):
     """The command cannot go on, for the reason in its message."""
 
 
+# What the one line says that a command ends with.
+FAILURES = (
+    CommandFailed,
+    FileError,
+    SettingsError,
+    embedded.EmbeddedError,
+    migrations.MigrationError,
+)
+
+
 class Where(NamedTuple):
     """A database, for SQLAlchemy and for people."""
 
@@ -94,10 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         command(settings, **options)
-    except (
-        *(CommandFailed, SettingsError, FileError),
-        *(embedded.EmbeddedError, migrations.MigrationError),
-    ) as error:
+    except FAILURES as error:
         print(f"byline: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
