@@ -16,7 +16,9 @@ from rich.progress import MofNCompleteColumn, Progress
 
 import migrations
 from service import logs
+from service.access import check, example_flags
 from service.config import Address, Settings, SettingsError, load, parse_address
+from service.files import FileError
 from service.loop import run
 from service.maintenance import finish, jobs
 from service.passwords import hash_with_salt
@@ -42,13 +44,24 @@ Byline {version} listens on {address}
   data       {data}
   schema     {schema}
   pool       {pool}
+  open to    {callers}
 Try:
-  grpcurl -plaintext -d '{request}' {address} byline.v1.UserService/CreateUser
-  buf curl --protocol grpc --http2-prior-knowledge -d '{request}' \
-http://{address}/byline.v1.UserService/CreateUser
+  grpcurl {grpcurl} -d '{request}' {address} byline.v1.UserService/CreateUser
+  buf curl --protocol grpc {buf} -d '{request}' \
+{scheme}://{address}/byline.v1.UserService/CreateUser
 Ctrl-C stops it."""
 # The largest number of a database's.
 MOST = 2**63 - 1
+# What a setting's value is called where its type does not tell.
+NAMES = {
+    "listen": "HOST:PORT",
+    "data_dir": "DIR",
+    "database_url": "URL",
+    "request_key": "KEY",
+    "jwt_keys": "FILE|URL",
+    "jwt_issuer": "ISSUER",
+    "jwt_audience": "AUDIENCE",
+}
 SEEDED_PASSWORD = "correct horse"  # noqa: S105 - printed for everybody to use
 EXAMPLE = '{"email":"ada@example.com","username":"ada","password":"correct horse"}'
 
@@ -57,6 +70,16 @@ log = structlog.get_logger("byline")
 
 class CommandFailed(Exception):
     """The command cannot go on, for the reason in its message."""
+
+
+# What the one line says that a command ends with.
+FAILURES = (
+    CommandFailed,
+    FileError,
+    SettingsError,
+    embedded.EmbeddedError,
+    migrations.MigrationError,
+)
 
 
 class Where(NamedTuple):
@@ -81,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         command(settings, **options)
-    except (CommandFailed, embedded.EmbeddedError, migrations.MigrationError) as error:
+    except FAILURES as error:
         print(f"byline: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -91,12 +114,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT."""
-    reserved, address = _reserve(parse_address(settings.listen))
+    address = parse_address(settings.listen)
+    callers = check(settings, address)
+    reserved, address = _reserve(address)
     with reserved, _database(settings, share=False) as where:
         schema = _ensure_schema(settings, where)
 
         def started(port: int) -> None:
-            _announce(settings, address._replace(port=port), where, schema)
+            _announce(settings, address._replace(port=port), where, schema, callers)
 
         if settings.workers == 1:
             reserved.close()
@@ -275,7 +300,9 @@ def _bound(family: socket.AddressFamily, address: Address, option: int) -> socke
     return made
 
 
-def _announce(settings: Settings, address: Address, where: Where, schema: str) -> None:
+def _announce(
+    settings: Settings, address: Address, where: Where, schema: str, callers: str
+) -> None:
     """Prints what a newcomer wants to know, and logs what an operator does."""
     total = settings.workers * settings.pool_limit
     print(
@@ -287,7 +314,9 @@ def _announce(settings: Settings, address: Address, where: Where, schema: str) -
             schema=schema,
             pool=f"up to {total} connections: {settings.workers} worker(s) of "
             f"{settings.pool_limit} each",
+            callers=callers,
             request=EXAMPLE,
+            **example_flags(settings)._asdict(),
         ),
         flush=True,
     )
@@ -298,6 +327,7 @@ def _announce(settings: Settings, address: Address, where: Where, schema: str) -
         pool_per_worker=settings.pool_limit,
         pool_total=total,
         schema=schema,
+        open_to=callers,
     )
 
 
@@ -388,11 +418,9 @@ def _add_settings(
 def _metavar(name: str, annotation: object) -> str:
     if get_origin(annotation) is Literal:
         return "{" + ",".join(get_args(annotation)) + "}"
-    if name == "listen":
-        return "HOST:PORT"
-    if name == "request_key":
-        return "KEY"
-    return {int: "N", float: "SECONDS", Path: "DIR"}.get(annotation, "URL")  # type: ignore[call-overload, no-any-return] # any annotation may be looked up
+    if name in NAMES:
+        return NAMES[name]
+    return {int: "N", float: "SECONDS"}.get(annotation, "FILE")  # type: ignore[call-overload, no-any-return] # any annotation may be looked up
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ import os
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
     Field,
+    FilePath,
     PositiveInt,
     ValidationError,
     ValidationInfo,
@@ -75,6 +77,16 @@ def _reachable(url: str) -> str:
     return url
 
 
+def _keys(where: str) -> str:
+    url = urlsplit(where)
+    # Whoever can change the keys on their way can sign as anybody.
+    if "://" in where and (url.scheme != "https" or not url.hostname):
+        raise ValueError("is neither a file nor https://HOST/PATH")
+    if "://" not in where and not Path(where).is_file():
+        raise ValueError("is not a file, nor https://HOST/PATH")
+    return where
+
+
 class Settings(BaseSettings):
     """Everything that can be set, with its default. `byline serve --help` prints this table."""
 
@@ -101,6 +113,36 @@ class Settings(BaseSettings):
     migrate: bool = Field(
         default=False,
         description="bring the schema up to date before serving; embedded and SQLite: always",
+    )
+
+    insecure: bool = Field(
+        default=False,
+        description="serve on any address without TLS or authentication",
+    )
+    tls_certificate: FilePath | None = Field(
+        None, description="the server's certificate and those it comes from, PEM; TLS if set"
+    )
+    tls_key: FilePath | None = Field(None, description="the certificate's private key, PEM")
+    tls_client_ca: FilePath | None = Field(
+        None,
+        description="certificates that those of clients come from, PEM; every client needs one",
+    )
+    tokens: FilePath | None = Field(
+        None, description="bearer tokens, a line each: SHA-256 in hex, and whose it is"
+    )
+    jwt_keys: Annotated[str, AfterValidator(_keys)] | None = Field(
+        None, description="JWKS that JSON Web Tokens are signed with: a file or an https URL"
+    )
+    jwt_issuer: str | None = Field(None, min_length=1, description="the tokens' iss")
+    jwt_audience: str | None = Field(None, min_length=1, description="one of the tokens' aud")
+    jwt_skew: Seconds = Field(
+        30, description="seconds by which the clocks of issuer and server may differ"
+    )
+    policy: FilePath | None = Field(
+        None, description="who may do what, TOML: docs/operations.md tells how"
+    )
+    reflection_access: Literal["open", "read", "write", "admin"] = Field(
+        "read", description="access that asking for the schema takes; open is none"
     )
 
     pool_size: PositiveInt = Field(10, description="database connections kept open per worker")

@@ -50,6 +50,32 @@ class InvalidCredentials(Exception):
     """No active user has this login and password. Which of these it is, nobody is told."""
 
 
+class NotIdentified(Exception):
+    """Nothing says who makes the call."""
+
+
+class TokenRefused(Exception):
+    """A token that does not count, or no longer, for the reason in its message."""
+
+
+class AccessDenied(Exception):
+    """The caller may not make the call.
+
+    Args:
+        caller: who it is.
+        needed: the access that it takes.
+    """
+
+    def __init__(self, caller: str, needed: str) -> None:
+        super().__init__(f"this call takes {needed} access, which the caller does not have")
+        self.caller = caller
+        self.needed = needed
+
+
+class KeysUnreachable(Exception):
+    """There is no key yet to check a token with."""
+
+
 class Overloaded(Exception):
     """More work is offered than the server takes on."""
 
@@ -190,6 +216,23 @@ TABLE: dict[type[BaseException], Rule] = {
         Code.UNAUTHENTICATED,
         reasons.ERROR_REASON_INVALID_CREDENTIALS,
         "no active user has this login and password",
+    ),
+    NotIdentified: Rule(
+        Code.UNAUTHENTICATED,
+        reasons.ERROR_REASON_NOT_IDENTIFIED,
+        "the call does not say who calls; send a bearer token, or take a client certificate",
+    ),
+    TokenRefused: Rule(Code.UNAUTHENTICATED, reasons.ERROR_REASON_TOKEN_REFUSED),
+    AccessDenied: Rule(
+        Code.PERMISSION_DENIED,
+        reasons.ERROR_REASON_ACCESS_DENIED,
+        metadata=("caller", "needed"),
+    ),
+    KeysUnreachable: Rule(
+        Code.UNAVAILABLE,
+        reasons.ERROR_REASON_KEYS_UNREACHABLE,
+        "the keys that tokens are checked with cannot be had",
+        _retry_after(1000),
     ),
     RequestIdReused: Rule(
         Code.FAILED_PRECONDITION,

@@ -14,6 +14,7 @@ from uuid import UUID
 from weakref import WeakValueDictionary
 
 from service.errors import RequestIdReused
+from service.identity import caller
 from storage import requests
 from storage.database import unit
 from storage.requests import AlreadyAnswered
@@ -80,8 +81,7 @@ class Idempotency:
             RequestIdReused: when another request came with the same id.
             Exception: what the servicer raises.
         """
-        # Nobody is authenticated: all callers are one.
-        key = requests.Key("", method, UUID(getattr(request, REQUEST_ID_FIELD)))
+        key = requests.Key(caller.get(), method, UUID(getattr(request, REQUEST_ID_FIELD)))
         gate = self._gates.setdefault(key, asyncio.Lock())
         # Any number of calls may wait here for the first of them, without a connection. Those that
         # another server took wait in the database.

@@ -30,15 +30,18 @@ from service.errors import (
     failure_of,
 )
 from service.idempotency import REQUEST_ID_FIELD
+from service.identity import caller
+from service.policy import access_needed
 from storage.database import Usage, Wait, usage
 from storage.errors import Contention
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from google.protobuf.message import Message
     from grpc.aio import ServicerContext
 
+    from service.access import Guard
     from service.idempotency import Idempotency, Serve
 
     Context = ServicerContext[Any, Any]
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 PREFIX = "/byline."
+HEALTH = "/grpc.health."
 REQUEST_ID = "x-request-id"
 LONGEST_REQUEST_ID = 128
 STATUS_DETAILS = "grpc-status-details-bin"
@@ -96,8 +100,11 @@ class Limits:
 class Pipeline(grpc.aio.ServerInterceptor):
     """Wraps every method of Byline's own services, once, when it is first called."""
 
-    def __init__(self, limits: Limits, idempotency: Idempotency) -> None:
+    def __init__(
+        self, limits: Limits, idempotency: Idempotency, guard: Guard | None = None
+    ) -> None:
         self.limits = limits
+        self.guard = guard
         self.idempotency = idempotency
         self.validator = protovalidate.Validator()
         self._methods: dict[str, Handler] = {}
@@ -110,15 +117,18 @@ class Pipeline(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """Returns the wrapped method; other services' methods are returned as they are."""
+        """Returns the wrapped method; that of health is returned as it is."""
         path = handler_call_details.method
         wrapped = self._methods.get(path)
         if wrapped is not None:
             return wrapped
         handler = await continuation(handler_call_details)
-        if handler is None or not path.startswith(PREFIX):
+        if handler is None or path.startswith(HEALTH):
             return handler
-        wrapped = grpc.unary_unary_rpc_method_handler(_Method(self, path, handler).call)
+        if path.startswith(PREFIX):
+            wrapped = grpc.unary_unary_rpc_method_handler(_Method(self, path, handler).call)
+        else:
+            wrapped = _guarded_reflection(self.guard, path, handler)
         self._methods[path] = wrapped
         return wrapped
 
@@ -154,6 +164,8 @@ class _Method:
         self._path = path
         self._parse: Callable[[bytes], Message] = handler.request_deserializer  # type: ignore[assignment] # always set
         self._serve: Callable[[Message, Context], Awaitable[Message]] = handler.unary_unary  # type: ignore[assignment] # always set
+        self._guard = pipeline.guard
+        self._needed = access_needed(descriptor)
         self._takes_request_id = REQUEST_ID_FIELD in descriptor.input_type.fields_by_name
 
     async def call(self, raw: bytes, context: Context) -> bytes:
@@ -187,6 +199,8 @@ class _Method:
         timeout = asyncio.timeout(self._seconds(context))
         try:
             async with timeout:
+                if self._guard is not None:
+                    await self._guard.admit(context, self._path, self._needed)
                 request = self._read(raw)
                 return await self._respond(request, partial(self._serve, request, context))
         except TimeoutError:
@@ -264,12 +278,38 @@ class _Method:
             method=self._path,
             code=code.name,
             request_id=request_id,
+            caller=caller.get(),
             ms=_milliseconds(perf_counter() - started),
             pool_ms=_milliseconds(use.pool),
             database_ms=_milliseconds(use.database),
             statements=use.statements,
             **_cause(code, error),
         )
+
+
+def _guarded_reflection(guard: Guard | None, path: str, handler: Handler) -> Handler:
+    """Wraps the one method that is neither Byline's own nor of health."""
+    if guard is None:
+        return handler
+    reflect: Callable[[AsyncIterator[Message], Context], AsyncIterator[Message]]
+    reflect = handler.stream_stream  # type: ignore[assignment] # typed for threads
+
+    async def serve(requests: AsyncIterator[Message], context: Context) -> AsyncIterator[Message]:
+        try:
+            await guard.admit_reflection(context, path)
+        except Exception as error:  # noqa: BLE001 - the error table has a row for everything
+            failure = failure_of(error, _request_id(context))
+            log.info("call", method=path, code=failure.code.name, caller=caller.get())
+            trailers = ((STATUS_DETAILS, failure.to_trailer()),)
+            await context.abort(failure.code, failure.message, trailers)
+        async for response in reflect(requests, context):
+            yield response
+
+    return grpc.stream_stream_rpc_method_handler(
+        serve,
+        handler.request_deserializer,
+        handler.response_serializer,
+    )
 
 
 def _cause(code: Code, error: BaseException | None) -> dict[str, object]:

@@ -18,6 +18,7 @@ from byline.v1.users_pb2_grpc import add_UserServiceServicer_to_server
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
+from service import access
 from service.credits import Credits
 from service.health import Health
 from service.idempotency import Idempotency
@@ -56,6 +57,9 @@ class Server:
     Args:
         settings: how it behaves.
         database_url: the database it serves from.
+
+    Raises:
+        FileError: when a file that says who may call cannot be taken.
     """
 
     def __init__(self, settings: Settings, database_url: str) -> None:
@@ -77,7 +81,9 @@ class Server:
                 retries=settings.contention_retries,
             ),
             Idempotency(self._database, self._passwords, key.encode() if key else None),
+            access.guard(settings),
         )
+        self._credentials = access.credentials(settings)
         self._server = grpc.aio.server(
             interceptors=[self._pipeline],
             options=[("grpc.so_reuseport", int(settings.workers > 1))],
@@ -112,7 +118,10 @@ class Server:
         Raises:
             RuntimeError: when the address cannot be listened on.
         """
-        port = self._server.add_insecure_port(str(address))
+        if self._credentials is None:
+            port = self._server.add_insecure_port(str(address))
+        else:
+            port = self._server.add_secure_port(str(address), self._credentials)
         await self._server.start()
         background = [
             asyncio.create_task(self._health.watch()),

@@ -19,7 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator
+    from collections.abc import Awaitable, Iterator, Sequence
     from types import TracebackType
 
     from google.protobuf.descriptor import MethodDescriptor
@@ -35,12 +35,19 @@ class Client:
 
     Args:
         target: `host:port` of the server.
+        credentials: what it connects with by TLS; None connects without.
         options: how the channel behaves: https://grpc.github.io/grpc/core/group__grpc__arg__keys.html
     """
 
-    def __init__(self, target: str, **options: int) -> None:
+    def __init__(
+        self, target: str, credentials: grpc.ChannelCredentials | None = None, /, **options: int
+    ) -> None:
         told = [(f"grpc.{name}", value) for name, value in options.items()]
-        self.channel = grpc.aio.insecure_channel(target, options=told)
+        self.channel = (
+            grpc.aio.secure_channel(target, credentials, options=told)
+            if credentials
+            else grpc.aio.insecure_channel(target, options=told)
+        )
         self.users = UserServiceStub(self.channel)
         self.profiles = ProfileServiceStub(self.channel)
         self.posts = PostServiceStub(self.channel)
@@ -60,12 +67,14 @@ class Client:
     ) -> None:
         await self.channel.close()
 
-    async def raw(self, method: str, request: bytes) -> bytes:
+    async def raw(
+        self, method: str, request: bytes, metadata: Sequence[tuple[str, str]] = ()
+    ) -> bytes:
         """Sends bytes to a method, as `byline.v1.UserService/GetUser`, whatever they are."""
         call = self.channel.unary_unary(
             f"/{method}", request_serializer=bytes, response_deserializer=bytes
         )
-        return await call(request)
+        return await call(request, metadata=metadata)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,13 @@ async def test_it_says_where_it_listens_and_where_its_data_is(served: Byline) ->
         await _turns(client.health.Watch(health_pb2.HealthCheckRequest()), SERVING)
 
 
+async def test_it_says_that_it_is_open(served: Byline) -> None:
+    said = "everybody on this machine, without authentication, without TLS"
+    assert served.printed(r"open to +(.+)") == said
+    (line,) = served.logged("serving")
+    assert line["open_to"] == said
+
+
 async def test_it_says_how_to_reach_its_database(served: Byline) -> None:
     async with connected(served.printed(r"psql '(.+)'")) as connection:
         assert await connection.fetchval("SELECT count(*) FROM users") is not None

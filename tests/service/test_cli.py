@@ -195,8 +195,11 @@ def test_a_schema_that_is_ahead_is_left_alone_and_it_says_what_mends_it(
         (("serve", "--data-dir", "taken/data"), "cannot keep data in "),
         (("serve", "--data-dir", "/proc/data"), "cannot keep data in "),
         (("serve", "--data-dir", "long" * 100), "cannot keep data in "),
-        (("serve", "--listen", "8.8.8.8:0"), "cannot listen on 8.8.8.8:0: "),
-        (("serve", "--listen", "nowhere.invalid:0"), "cannot listen on nowhere.invalid:0: "),
+        (("serve", "--insecure", "--listen", "8.8.8.8:0"), "cannot listen on 8.8.8.8:0: "),
+        (
+            ("serve", "--insecure", "--listen", "nowhere.invalid:0"),
+            "cannot listen on nowhere.invalid:0: ",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_status_1(
@@ -248,6 +251,17 @@ def test_an_amount_that_is_none_is_status_2(byline: Command, flag: str, amount: 
     ended = byline("seed", flag, amount)
     assert (ended.status, ended.output) == (2, "")
     assert f"argument {flag}: " in ended.complaint
+
+
+def test_an_address_that_others_can_reach_is_not_served_on_unguarded(byline: Command) -> None:
+    ended = byline("serve", "--listen", "0.0.0.0:0")
+    assert (ended.status, ended.output) == (1, "")
+    assert ended.complaint == (
+        "byline: others can reach 0.0.0.0: it takes TLS (--tls-certificate, --tls-key) and "
+        "authentication (--tokens, --jwt-keys or --tls-client-ca), or --insecure\n"
+    )
+    # It has not begun with a database.
+    assert not Path("byline-data").exists()
 
 
 def test_a_port_that_somebody_listens_on_is_refused(byline: Command) -> None:

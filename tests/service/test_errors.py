@@ -52,6 +52,19 @@ INTERNAL = (Code.INTERNAL, "INTERNAL", set[str]())
 RAISED = [
     (errors.InvalidRequest(errors.Violation("email", "is missing")), REFUSED),
     (errors.InvalidCredentials(SECRET), UNKNOWN_LOGIN),
+    (errors.NotIdentified(SECRET), (Code.UNAUTHENTICATED, "NOT_IDENTIFIED", set[str]())),
+    (
+        errors.TokenRefused("the token has expired"),
+        (Code.UNAUTHENTICATED, "TOKEN_REFUSED", set[str]()),
+    ),
+    (
+        errors.AccessDenied("web", "write"),
+        (Code.PERMISSION_DENIED, "ACCESS_DENIED", set[str]()),
+    ),
+    (
+        errors.KeysUnreachable(SECRET),
+        (Code.UNAVAILABLE, "KEYS_UNREACHABLE", {"RetryInfo"}),
+    ),
     (errors.RequestIdReused(["password", "user.full_name"]), REUSED),
     (errors.Overloaded(SECRET), OVERLOADED),
     (errors.DeadlineExceeded(errors_pb2.ERROR_REASON_STATEMENT), STATEMENT),
