@@ -15,7 +15,7 @@ import structlog
 from rich.progress import MofNCompleteColumn, Progress
 
 import migrations
-from service import logs
+from service import http, logs
 from service.config import Address, Settings, SettingsError, load, parse_address
 from service.loop import run
 from service.maintenance import finish, jobs
@@ -81,7 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         command(settings, **options)
-    except (CommandFailed, embedded.EmbeddedError, migrations.MigrationError) as error:
+    except (
+        CommandFailed,
+        embedded.EmbeddedError,
+        migrations.MigrationError,
+        http.CannotListen,
+    ) as error:
         print(f"byline: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -100,7 +105,7 @@ def _serve(settings: Settings) -> None:
 
         if settings.workers == 1:
             reserved.close()
-            run(serve(settings, where.url, address, started))
+            run(serve(settings, where.url, address, settings.metrics_address, started))
         else:
             run(supervise(settings, where.url, address, lambda: started(address.port)))
 
@@ -388,7 +393,7 @@ def _add_settings(
 def _metavar(name: str, annotation: object) -> str:
     if get_origin(annotation) is Literal:
         return "{" + ",".join(get_args(annotation)) + "}"
-    if name == "listen":
+    if name.endswith("listen"):
         return "HOST:PORT"
     if name == "request_key":
         return "KEY"

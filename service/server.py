@@ -18,11 +18,14 @@ from byline.v1.users_pb2_grpc import add_UserServiceServicer_to_server
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
+from service import http
 from service.credits import Credits
 from service.health import Health
 from service.idempotency import Idempotency
 from service.interceptors import Limits, Pipeline
+from service.loop import watch_lag
 from service.maintenance import Maintenance, jobs
+from service.metrics import Metrics
 from service.passwords import Passwords
 from service.posts import Posts
 from service.profiles import Profiles
@@ -33,6 +36,7 @@ from storage.gathering import Alone, Together
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from service.config import Address, Settings
 
@@ -68,6 +72,7 @@ class Server:
             threads=settings.hash_threads,
             queue=settings.hash_queue,
         )
+        self._metrics = Metrics()
         key = settings.request_key
         self._pipeline = Pipeline(
             Limits(
@@ -75,8 +80,10 @@ class Server:
                 longest=settings.max_deadline,
                 margin=settings.deadline_margin,
                 retries=settings.contention_retries,
+                slow=settings.slow_call,
             ),
             Idempotency(self._database, self._passwords, key.encode() if key else None),
+            self._metrics,
         )
         self._server = grpc.aio.server(
             interceptors=[self._pipeline],
@@ -87,6 +94,7 @@ class Server:
         self._server.add_registered_method_handlers = lambda *_: None  # type: ignore[method-assign] # to leave out
         gathering = Together if settings.gather_transfers else Alone
         self._transfers = gathering(self._database)
+        self._metrics.look_at(self._database, self._transfers, self._passwords)
         self._maintenance = Maintenance(
             self._database, jobs(settings), settings.maintenance_interval
         )
@@ -105,6 +113,14 @@ class Server:
         names = (*SERVICES, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
+    async def metrics(self) -> bytes:
+        """Returns the metrics in Prometheus' text format."""
+        return self._metrics.page()
+
+    async def is_ready(self) -> bool:
+        """Tells whether calls are to be sent here."""
+        return self._health.is_serving
+
     @asynccontextmanager
     async def serving(self, address: Address) -> AsyncIterator[int]:
         """Serves until the block ends, then drains: yields the port.
@@ -117,6 +133,7 @@ class Server:
         background = [
             asyncio.create_task(self._health.watch()),
             asyncio.create_task(self._maintenance.keep_up()),
+            asyncio.create_task(watch_lag(self._metrics.lag.add)),
         ]
         try:
             yield port
@@ -166,7 +183,11 @@ def pool_config(settings: Settings) -> PoolConfig:
 
 
 async def serve(
-    settings: Settings, database_url: str, address: Address, started: Callable[[int], None]
+    settings: Settings,
+    database_url: str,
+    address: Address,
+    seen_at: Address | Path | None,
+    started: Callable[[int], None],
 ) -> None:
     """Serves until SIGTERM or SIGINT, then drains.
 
@@ -174,13 +195,16 @@ async def serve(
         settings: how the server behaves.
         database_url: the database it serves from.
         address: where to listen.
+        seen_at: where its metrics are, and whether it is ready: an address, a Unix socket, or None.
         started: called with the port once the server takes calls.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Server(settings, database_url).serving(address) as port:
+    server = Server(settings, database_url)
+    found = http.pages(server.metrics, server.is_ready)
+    async with http.showing(found, seen_at), server.serving(address) as port:
         started(port)
         await stop.wait()
         log.info("draining", pause=settings.drain_pause, grace=settings.drain_grace)
