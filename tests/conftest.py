@@ -96,8 +96,28 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves what takes minutes to PostgreSQL; what takes less of the same runs everywhere."""
+    elsewhere = [item for item in items if _is_long(item) and _engine_of(item) != "postgresql"]
+    config.hook.pytest_deselected(items=elsewhere)
+    items[:] = [item for item in items if item not in elsewhere]
+
+
+def _is_long(item: pytest.Item) -> bool:
+    return item.get_closest_marker("long") is not None
+
+
+def _engine_of(item: pytest.Item) -> str:
+    called = getattr(item, "callspec", None)
+    found: engines.Engine | None = called.params.get("engine") if called else None
+    return "postgresql" if found is None else found.name
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says which databases the tests did not run on, and how to get them."""
+    """Says what differs by database, and on which the tests did not run and how to get them."""
+    for difference, tests in differences.marked().items():
+        on = " and ".join(differences.ON[difference])
+        terminalreporter.write_line(f"not on {on}: {len(tests)} tests, as {difference!s}")
     if not engines.has_mariadb():
         terminalreporter.write_line(f"not run on MariaDB. {engines.HOW_TO_GET_MARIADB}")
 

@@ -6,7 +6,9 @@ does, and that there are no more of them.
 
 from __future__ import annotations
 
+import ast
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,12 +26,14 @@ class Difference(StrEnum):
 
     ONE_WRITER = "SQLite has one writer"
     NO_SERVER = "SQLite has no server"
+    NO_BOUNDS = "SQLite bounds no text"
     NOTHING_AT_COMMIT = "Only PostgreSQL checks anything as it commits"
 
 
 ON = {
     Difference.ONE_WRITER: ("sqlite",),
     Difference.NO_SERVER: ("sqlite",),
+    Difference.NO_BOUNDS: ("sqlite",),
     Difference.NOTHING_AT_COMMIT: ("mariadb", "sqlite"),
 }
 
@@ -37,3 +41,22 @@ ON = {
 def differs(difference: Difference) -> Callable[[Test], Test]:
     """Marks a test that is not run on the databases that a difference is of."""
     return getattr(pytest.mark, MARK)(difference)  # type: ignore[no-any-return] # pytest's marks have any name
+
+
+def marked() -> dict[Difference, list[str]]:
+    """Returns the names of the tests that each difference is of, as their files have them."""
+    found: dict[Difference, list[str]] = {}
+    for file in sorted(Path(__file__).parent.glob("*/test_*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                for name in filter(None, map(_named_by, node.decorator_list)):
+                    found.setdefault(Difference[name], []).append(node.name)
+    return found
+
+
+def _named_by(decorator: ast.expr) -> str | None:
+    """Returns the name of the difference that a decorator marks a test with."""
+    match decorator:
+        case ast.Call(func=ast.Name(id="differs"), args=[ast.Attribute(attr=name)]):
+            return name
+    return None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import sqlite3
-from collections import Counter
+from collections import defaultdict
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -63,10 +64,13 @@ _NOW = {
     "sqlite": f"SELECT {CLOCK}()",
 }
 
+# Seconds. Whoever asks MariaDB about transactions sooner than a tenth of one after somebody else
+# did is told the same again: those who ask at different intervals do not always meet.
+STALE = (0.11, 0.35)
 # The connections of onlookers themselves, where the server does not tell whose a connection is.
 _onlookers: set[int] = set()
 # Callers in this process that wait to begin a transaction on SQLite, by the file.
-_beginning: Counter[str] = Counter()
+_beginning: defaultdict[str, set[object]] = defaultdict(set)
 
 
 class Onlooker:
@@ -115,6 +119,8 @@ class Onlooker:
 
     async def count(self, queries: dict[str, str]) -> int:
         """Returns how many of Bylines' connections one of the queries above counts."""
+        if self.kind == "mysql":
+            await asyncio.sleep(random.uniform(*STALE))  # noqa: S311 - no secret
         onlookers = ", ".join(map(str, _onlookers))
         found: int = await self.value(queries[self.kind].format(onlookers=onlookers))
         return found
@@ -222,7 +228,7 @@ async def locked_table(url: str, table: str) -> AsyncIterator[None]:
 async def until_waiting_for_a_lock(url: str, *, callers: int = 1) -> None:
     """Waits until so many callers of Bylines wait for locks that somebody else holds."""
     if _is_file(url):
-        await until(lambda: _beginning[_file_of(url)] >= callers)
+        await until(lambda: len(_beginning[_file_of(url)]) >= callers)
         return
     async with looking_on(url) as onlooker:
 
@@ -323,11 +329,12 @@ class Turn(asyncio.Lock):
 
     async def acquire(self) -> Literal[True]:
         """Waits for the turn."""
-        _beginning[self._file] += 1
+        waiting = object()
+        _beginning[self._file].add(waiting)
         try:
             return await super().acquire()
         finally:
-            _beginning[self._file] -= 1
+            _beginning[self._file].discard(waiting)
 
 
 def turns(engine: AsyncEngine) -> Turn | None:
@@ -336,18 +343,20 @@ def turns(engine: AsyncEngine) -> Turn | None:
 
 
 @event.listens_for(Engine, "before_cursor_execute")
-def _note_beginning(connection: Any, _: object, statement: str, *__: object) -> None:  # noqa: ANN401 - SQLAlchemy's
+def _note_beginning(connection: Any, _: object, statement: str, *rest: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
     if statement == BEGIN:
-        _beginning[str(connection.engine.url.database)] += 1
+        _, execution, _ = rest
+        _beginning[str(connection.engine.url.database)].add(execution)
 
 
 @event.listens_for(Engine, "after_cursor_execute")
-def _note_begun(connection: Any, _: object, statement: str, *__: object) -> None:  # noqa: ANN401 - SQLAlchemy's
+def _note_begun(connection: Any, _: object, statement: str, *rest: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
     if statement == BEGIN:
-        _beginning[str(connection.engine.url.database)] -= 1
+        _, execution, _ = rest
+        _beginning[str(connection.engine.url.database)].discard(execution)
 
 
 @event.listens_for(Engine, "handle_error")
-def _note_failed(context: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
-    if context.statement == BEGIN:
-        _beginning[str(context.engine.url.database)] -= 1
+def _note_failed(error: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
+    if error.statement == BEGIN:
+        _beginning[str(error.engine.url.database)].discard(error.execution_context)

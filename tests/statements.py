@@ -7,13 +7,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import event, text
+from sqlalchemy import event, inspect, select, text, update
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from datetime import datetime
 
     import asyncpg
     from sqlalchemy import CursorResult
+    from sqlalchemy.orm import InstrumentedAttribute
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
     from storage.database import Database
@@ -23,6 +25,22 @@ async def run(db: Database, statement: str, **values: object) -> CursorResult[An
     """Runs a statement that is not Byline's own, in a transaction of its own."""
     async with db.transaction() as tx:
         return await tx.execute(text(statement), values)
+
+
+async def set_moments(
+    db: Database,
+    column: InstrumentedAttribute[datetime],
+    moment_of: Callable[[int, datetime], datetime],
+) -> None:
+    """Gives rows another moment, which depends on their key and on the one that they have."""
+    key = inspect(column.class_).primary_key[0]
+    async with db.transaction() as tx:
+        found: Sequence[Any] = (await tx.execute(select(key, column))).all()
+        for number, moment in found:
+            changed = moment_of(number, moment)
+            if changed != moment:
+                to_be = update(column.class_).where(key == number).values({column: changed})
+                await tx.execute(to_be)
 
 
 async def post_counts(db: Database) -> dict[int, int]:

@@ -40,6 +40,7 @@ from tests.service.bad_requests import (
     SERVED,
     TOO_LARGE,
     UNKNOWN_LOGIN,
+    Case,
     Code,
     Kind,
     Rpc,
@@ -69,7 +70,7 @@ from tests.service.bad_requests import (
 from tests.service.writes import WRITES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from service.config import Settings
     from service.pagination import ListRequest
@@ -640,7 +641,7 @@ RPCS = {
     "CreditService.AuditCredits": Rpc(credits_pb2.AuditCreditsRequest(), {}),
 }
 # How a row is one text, given the columns of its table `t`.
-ROW = {
+ROW: dict[str, Callable[[list[str]], str]] = {
     "postgresql": lambda _: "t::text",
     "mysql": lambda columns: "concat_ws(',', {})".format(
         ", ".join(f"ifnull(hex({each}), 'NULL')" for each in columns)
@@ -655,7 +656,8 @@ EVERY_ROW = {
     + " ORDER BY 1, 2"
     for kind, text_of in ROW.items()
 }
-WRONG, ODD = ({name: [] for name in RPCS} for _ in range(2))
+WRONG: dict[str, list[Case]] = {name: [] for name in RPCS}
+ODD: dict[str, list[Case]] = {name: [] for name in RPCS}
 for _each in cases(RPCS):
     (ODD if _each.outcome.code is Code.OK else WRONG)[_each.rpc].append(_each)
 

@@ -115,7 +115,7 @@ def effects() -> Iterator[list[object]]:
         if failure.statement is None and made:
             made.pop()
 
-    noting = {
+    noting: dict[str, Callable[..., None]] = {
         "before_cursor_execute": note_statement,
         "commit": note_commit,
         "rollback": forget,

@@ -68,7 +68,7 @@ async def test_what_all_is_well_with_is_counted(world: Database) -> None:
             [Discrepancy(Kind.OPEN_HOLD, ADA, OPEN, 4, 4)],
         ),
         (
-            "INSERT INTO open_holds VALUES (99, 2, 1, 5, now())",
+            "INSERT INTO open_holds VALUES (99, 2, 1, 5, CURRENT_TIMESTAMP)",
             [Discrepancy(Kind.HELD, BOB, 0, 5, 0), Discrepancy(Kind.OPEN_HOLD, BOB, 99, 0, 5)],
         ),
         (

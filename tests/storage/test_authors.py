@@ -15,10 +15,11 @@ from storage.authors import PostCountRow, Statistics
 from storage.casefold import fold
 from storage.errors import Contention, NotFound
 from storage.keyset import Order, Window
+from storage.models import Post
 from tests import factories
 from tests.onlookers import until_waiting_for_a_lock
 from tests.paging import all_pages, in_order, listed, orders
-from tests.statements import post_counts, run, sent_by
+from tests.statements import post_counts, run, sent_by, set_moments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,10 +94,11 @@ async def test_a_count_is_of_what_was_committed(db: Database) -> None:
 
 async def test_one_statement_may_add_or_remove_posts_of_many_authors(db: Database) -> None:
     ids = [user.id for user in await factories.add_users(db, 5)]
+    numbers = " UNION ALL ".join(f"SELECT {number} AS n" for number in range(1, 8))
     await run(
         db,
         "INSERT INTO posts (author_id, title, title_key, content, published)"
-        " SELECT id, '', '', '', false FROM users, generate_series(1, 7) AS n"
+        f" SELECT id, '', '', '', false FROM users, ({numbers}) AS numbers"
         " WHERE n > users.id - :first",
         first=ids[0],
     )
@@ -315,7 +317,7 @@ async def test_a_page_of_authors_is_one_statement_whatever_its_size(
     await run(
         db,
         "INSERT INTO posts (author_id, title, title_key, content, published)"
-        " SELECT id, '', '', '', true FROM users, generate_series(1, 2)",
+        " SELECT id, '', '', '', true FROM users, (SELECT 1 UNION ALL SELECT 2) AS numbers",
     )
     for rows in (1, 10, 1000):
         async with sent_by(db) as sent, db.read() as read:
@@ -337,10 +339,9 @@ async def test_statistics_are_what_a_users_posts_amount_to(db: Database) -> None
         for number in range(3)
     ]
     await factories.add_post(db, published=True)
-    await run(
-        db,
-        "UPDATE posts SET created_at = created_at - interval '1 day' WHERE id = :id",
-        id=made[1].id,
+    day = timedelta(days=1)
+    await set_moments(
+        db, Post.created_at, lambda number, at: at - day if number == made[1].id else at
     )
     async with sent_by(db) as sent, db.read() as read:
         found = await authors.statistics(read, author.id)
@@ -373,11 +374,8 @@ async def test_the_newest_posts_come_newest_first_and_twenty_at_most(db: Databas
     made = await factories.add_posts(db, busy.id, 25)
     # Added at one moment, they are told apart by id; these two are older than their ids say.
     late = [post.id for post in made[-2:]]
-    await run(
-        db,
-        "UPDATE posts SET created_at = created_at - interval '1 s' WHERE id = ANY(:ids)",
-        ids=late,
-    )
+    second = timedelta(seconds=1)
+    await set_moments(db, Post.created_at, lambda number, at: at - second if number in late else at)
     one = await factories.add_post(db, author_id=calm.id, tags=["x"], published=True)
     async with db.read() as read:
         found = await authors.recent(read, [calm.id, idle.id, busy.id, 2**62])
@@ -393,7 +391,7 @@ async def test_newest_posts_are_two_statements_for_any_number_of_users(db: Datab
     await run(
         db,
         "INSERT INTO posts (author_id, title, title_key, content, published)"
-        " SELECT id, '', '', '', true FROM users, generate_series(1, 2)",
+        " SELECT id, '', '', '', true FROM users, (SELECT 1 UNION ALL SELECT 2) AS numbers",
     )
     async with db.read() as read:
         # The driver asks about the type of an array when a connection first sends one.

@@ -7,13 +7,15 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select
 
 from storage import profiles, users
 from storage.errors import Contention, NotFound, Stale
+from storage.models import Profile
 from storage.profiles import ProfileRow
 from tests import factories
 from tests.onlookers import until_waiting_for_a_lock
+from tests.statements import set_moments
 
 if TYPE_CHECKING:
     from storage.database import Database
@@ -42,8 +44,7 @@ async def add(db: Database) -> ProfileRow:
 
 
 async def move_into_the_future(db: Database) -> None:
-    async with db.transaction() as tx:
-        await tx.execute(text("UPDATE profiles SET updated_at = :moment"), {"moment": FAR_FUTURE})
+    await set_moments(db, Profile.updated_at, lambda *_: FAR_FUTURE)
 
 
 # create and get
@@ -213,7 +214,7 @@ async def test_a_user_whose_profile_is_removed_meanwhile_is_not_taken_for_missin
 ) -> None:
     profile = await add(db)
     async with db.transaction() as tx:
-        await tx.execute(text("SELECT FROM profiles FOR UPDATE"))
+        await tx.execute(select(Profile.user_id).with_for_update())
         changing = asyncio.ensure_future(change_or_make(db, profile.user_id, bio="x"))
         # It has found a profile, and waits to change it.
         await until_waiting_for_a_lock(shared_url)
