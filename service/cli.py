@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import signal
 import socket
 import sys
@@ -15,9 +16,10 @@ import structlog
 from rich.progress import MofNCompleteColumn, Progress
 
 import migrations
-from service import http, logs
+from service import doctor, http, logs
 from service.config import Address, Settings, SettingsError, load, parse_address
-from service.loop import run
+from service.doctor import Finding
+from service.loop import factory, run
 from service.maintenance import finish, jobs
 from service.passwords import hash_with_salt
 from service.server import pool_config, serve
@@ -178,6 +180,39 @@ def _maintain(settings: Settings) -> None:
     with _database(settings, share=True) as where:
         _ensure_schema(settings, where)
         run(maintain())
+
+
+def _examine(settings: Settings) -> None:
+    """Says what keeps a server with these settings from serving well, and what to do about it."""
+    findings = [_port(settings)]
+
+    async def examine() -> list[Finding]:
+        db = Database(where.url, pool_config(settings))
+        try:
+            return await doctor.examine(db, settings)
+        finally:
+            await db.close()
+
+    with _database(settings, share=True) as where:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            findings += runner.run(examine())
+        # What does not answer has no schema to be looked at.
+        if findings[-1].name != "database":
+            status = migrations.status(where.url)
+            served = status.state in {migrations.State.CURRENT, migrations.State.NEXT}
+            findings.append(Finding("schema", served, _described(status)))
+    print(*findings, sep="\n")
+    if failed := sum(not each.is_well for each in findings):
+        raise CommandFailed(f"{failed} of {len(findings)} checks failed")
+
+
+def _port(settings: Settings) -> Finding:
+    try:
+        reserved, address = _reserve(parse_address(settings.listen))
+    except CommandFailed as failure:
+        return Finding("port", is_well=False, told=f"{failure}; stop who listens, or set --listen")
+    reserved.close()
+    return Finding("port", is_well=True, told=f"{address} is free")
 
 
 @contextmanager
@@ -347,6 +382,8 @@ def _parser() -> argparse.ArgumentParser:
         maintaining,
         ("database_url", "data_dir", "migrate", "request_retention", "log_level", "log_format"),
     )
+    examining = _command(commands, "doctor", _examine)
+    _add_settings(examining, Settings.model_fields)
     return parser
 
 

@@ -16,7 +16,7 @@ from byline.v1.profiles_pb2_grpc import add_ProfileServiceServicer_to_server
 from byline.v1.tags_pb2_grpc import add_TagServiceServicer_to_server
 from byline.v1.users_pb2_grpc import add_UserServiceServicer_to_server
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from service import http
 from service.credits import Credits
@@ -35,7 +35,7 @@ from storage.database import Database, PoolConfig
 from storage.gathering import Alone, Together
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from service.config import Address, Settings
@@ -48,6 +48,7 @@ SERVICES = (
     credits_pb2.DESCRIPTOR.services_by_name["CreditService"].full_name,
 )
 HEALTH = "grpc.health.v1.Health"
+REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 # Seconds in which a call that was taken reaches the pipeline, and an answer the caller.
 SETTLE = 0.1
 
@@ -112,6 +113,7 @@ class Server:
         add_HealthServicer_to_server(self._health.servicer, self._server)
         names = (*SERVICES, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
+        self._server.add_generic_rpc_handlers((_reflection_v1(names),))
 
     async def metrics(self) -> bytes:
         """Returns the metrics in Prometheus' text format."""
@@ -167,6 +169,16 @@ class Server:
             await asyncio.sleep(SETTLE)
             if self._pipeline.is_idle:
                 return
+
+
+def _reflection_v1(names: Sequence[str]) -> grpc.GenericRpcHandler:
+    """Serves reflection by its later name too: its messages are on the wire as those of v1alpha."""
+    method = grpc.stream_stream_rpc_method_handler(
+        reflection.aio.ReflectionServicer(names).ServerReflectionInfo,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler(REFLECTION_V1, {"ServerReflectionInfo": method})
 
 
 def pool_config(settings: Settings) -> PoolConfig:
