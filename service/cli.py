@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import signal
 import socket
 import sys
@@ -15,11 +16,12 @@ import structlog
 from rich.progress import MofNCompleteColumn, Progress
 
 import migrations
-from service import logs
+from service import doctor, http, logs
 from service.access import check, example_flags
 from service.config import Address, Settings, SettingsError, load, parse_address
+from service.doctor import Finding
 from service.files import FileError
-from service.loop import run
+from service.loop import factory, run
 from service.maintenance import finish, jobs
 from service.passwords import hash_with_salt
 from service.server import pool_config, serve
@@ -54,7 +56,6 @@ Ctrl-C stops it."""
 MOST = 2**63 - 1
 # What a setting's value is called where its type does not tell.
 NAMES = {
-    "listen": "HOST:PORT",
     "data_dir": "DIR",
     "database_url": "URL",
     "request_key": "KEY",
@@ -77,6 +78,7 @@ FAILURES = (
     CommandFailed,
     FileError,
     SettingsError,
+    http.CannotListen,
     embedded.EmbeddedError,
     migrations.MigrationError,
 )
@@ -125,7 +127,7 @@ def _serve(settings: Settings) -> None:
 
         if settings.workers == 1:
             reserved.close()
-            run(serve(settings, where.url, address, started))
+            run(serve(settings, where.url, address, settings.metrics_address, started))
         else:
             run(supervise(settings, where.url, address, lambda: started(address.port)))
 
@@ -198,6 +200,39 @@ def _maintain(settings: Settings) -> None:
     with _database(settings, share=True) as where:
         _ensure_schema(settings, where)
         run(maintain())
+
+
+def _examine(settings: Settings) -> None:
+    """Says what keeps a server with these settings from serving well, and what to do about it."""
+    findings = [_port(settings)]
+
+    async def examine() -> list[Finding]:
+        db = Database(where.url, pool_config(settings))
+        try:
+            return await doctor.examine(db, settings)
+        finally:
+            await db.close()
+
+    with _database(settings, share=True) as where:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            findings += runner.run(examine())
+        # What does not answer has no schema to be looked at.
+        if findings[-1].name != "database":
+            status = migrations.status(where.url)
+            served = status.state in {migrations.State.CURRENT, migrations.State.NEXT}
+            findings.append(Finding("schema", served, _described(status)))
+    print(*findings, sep="\n")
+    if failed := sum(not each.is_well for each in findings):
+        raise CommandFailed(f"{failed} of {len(findings)} checks failed")
+
+
+def _port(settings: Settings) -> Finding:
+    try:
+        reserved, address = _reserve(parse_address(settings.listen))
+    except CommandFailed as failure:
+        return Finding("port", is_well=False, told=f"{failure}; stop who listens, or set --listen")
+    reserved.close()
+    return Finding("port", is_well=True, told=f"{address} is free")
 
 
 @contextmanager
@@ -372,6 +407,8 @@ def _parser() -> argparse.ArgumentParser:
         maintaining,
         ("database_url", "data_dir", "migrate", "request_retention", "log_level", "log_format"),
     )
+    examining = _command(commands, "doctor", _examine)
+    _add_settings(examining, Settings.model_fields)
     return parser
 
 
@@ -418,6 +455,8 @@ def _add_settings(
 def _metavar(name: str, annotation: object) -> str:
     if get_origin(annotation) is Literal:
         return "{" + ",".join(get_args(annotation)) + "}"
+    if name.endswith("listen"):
+        return "HOST:PORT"
     if name in NAMES:
         return NAMES[name]
     return {int: "N", float: "SECONDS"}.get(annotation, "FILE")  # type: ignore[call-overload, no-any-return] # any annotation may be looked up

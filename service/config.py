@@ -100,6 +100,11 @@ class Settings(BaseSettings):
     workers: PositiveInt = Field(
         1, description="processes that share the port, each with its own loop and pool"
     )
+    metrics_listen: Annotated[str, AfterValidator(_listenable)] | None = Field(
+        None,
+        description="address of /metrics, /livez and /readyz over HTTP, HOST:PORT; "
+        "nowhere unless set",
+    )
     data_dir: Path = Field(
         Path("byline-data"), description="where the embedded PostgreSQL keeps its data"
     )
@@ -221,6 +226,11 @@ class Settings(BaseSettings):
         64, description="passwords that may wait to be hashed before calls are refused"
     )
 
+    slow_call: Seconds = Field(
+        1,
+        description="seconds from which on a call is a warning in the log, with its SQL; "
+        "0 for never",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe log lines to write"
     )
@@ -235,6 +245,11 @@ class Settings(BaseSettings):
         if lanes * KIB_PER_LANE > memory:
             raise ValueError(f"each lane takes {KIB_PER_LANE} KiB, and hash_memory_kib is {memory}")
         return lanes
+
+    @property
+    def metrics_address(self) -> Address | None:
+        """Where the metrics are to be had, if they are."""
+        return parse_address(self.metrics_listen) if self.metrics_listen else None
 
     @property
     def pool_limit(self) -> int:

@@ -42,6 +42,7 @@ class Health:
         self._interval = interval
         self._patience = patience
         self._serving: bool | None = None
+        self._draining = False
 
     async def watch(self) -> None:
         """Looks at the database until cancelled."""
@@ -53,8 +54,14 @@ class Health:
             await self._set(serving=time.monotonic() - last_good <= self._patience)
             await asyncio.sleep(self._interval)
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether calls are to be sent here."""
+        return bool(self._serving) and not self._draining
+
     async def drain(self) -> None:
         """Turns everything to NOT_SERVING for good."""
+        self._draining = True
         await self.servicer.enter_graceful_shutdown()
 
     async def _database_answers(self) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 from weakref import WeakValueDictionary
 
+from service.calls import encoded
 from service.errors import RequestIdReused
 from service.identity import caller
 from storage import requests
@@ -116,7 +117,7 @@ class Idempotency:
                 if work.is_untouched:
                     await self._look(key)
                 raise
-            answer = response.SerializeToString()
+            answer = encoded(response)
             if work.tx is not None:
                 await requests.keep(work.tx, key, answer)
             return answer

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import secrets
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -22,6 +21,8 @@ from byline.v1 import errors_pb2 as reasons
 from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError
 
+from service import calls
+from service.calls import Call, encoded, milliseconds
 from service.errors import (
     Code,
     DeadlineExceeded,
@@ -31,9 +32,10 @@ from service.errors import (
 )
 from service.idempotency import REQUEST_ID_FIELD
 from service.identity import caller
+from service.metrics import Metrics
 from service.policy import access_needed
-from storage.database import Usage, Wait, usage
 from storage.errors import Contention
+from storage.usage import Wait, usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -51,8 +53,6 @@ Result = TypeVar("Result")
 
 PREFIX = "/byline."
 HEALTH = "/grpc.health."
-REQUEST_ID = "x-request-id"
-LONGEST_REQUEST_ID = 128
 STATUS_DETAILS = "grpc-status-details-bin"
 # More would not fit into the trailers that clients take: 8 KiB.
 MOST_VIOLATIONS = 16
@@ -89,22 +89,29 @@ class Limits:
         longest: for any call.
         margin: kept back from a deadline to answer in.
         retries: times a call is tried again after `Contention`.
+        slow: from which on the log has a call as a warning, with its SQL; 0 for never.
     """
 
     default: float = 30.0
     longest: float = 300.0
     margin: float = 0.02
     retries: int = 5
+    slow: float = 1.0
 
 
 class Pipeline(grpc.aio.ServerInterceptor):
     """Wraps every method of Byline's own services, once, when it is first called."""
 
     def __init__(
-        self, limits: Limits, idempotency: Idempotency, guard: Guard | None = None
+        self,
+        limits: Limits,
+        idempotency: Idempotency,
+        guard: Guard | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.limits = limits
         self.guard = guard
+        self.metrics = metrics or Metrics()
         self.idempotency = idempotency
         self.validator = protovalidate.Validator()
         self._methods: dict[str, Handler] = {}
@@ -161,6 +168,7 @@ class _Method:
         descriptor = descriptor_pool.Default().FindMethodByName(name)
         self._pipeline = pipeline
         self._limits = pipeline.limits
+        self._metrics = pipeline.metrics.method(path)
         self._path = path
         self._parse: Callable[[bytes], Message] = handler.request_deserializer  # type: ignore[assignment] # always set
         self._serve: Callable[[Message, Context], Awaitable[Message]] = handler.unary_unary  # type: ignore[assignment] # always set
@@ -170,43 +178,46 @@ class _Method:
 
     async def call(self, raw: bytes, context: Context) -> bytes:
         """Answers the call, whatever happens."""
-        started = perf_counter()
-        request_id = _request_id(context)
-        use = Usage()
-        usage.set(use)
+        call = Call.of(self._path, context)
+        calls.current.set(call)
+        usage.set(call.use)
         self._pipeline.enter()
+        self._metrics.begin(len(raw))
         try:
-            response = await self._answer(raw, context, use)
+            response = await self._answer(raw, context, call)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
-                self._log(Code.CANCELLED, request_id, started, use)
+                self._end(call, Code.CANCELLED)
                 raise
             # A part of the call was cancelled, not the call. Left alone, grpc.aio sends no status
             # and the caller waits for ever.
-            await self._fail(error, context, request_id, started, use)
+            await self._fail(error, context, call)
         except Exception as error:  # noqa: BLE001 - the error table has a row for everything
-            await self._fail(error, context, request_id, started, use)
+            await self._fail(error, context, call)
         else:
-            context.set_trailing_metadata(((REQUEST_ID, request_id),))
-            self._log(Code.OK, request_id, started, use)
+            context.set_trailing_metadata(call.trailers)
+            self._metrics.sent.add(len(response))
+            self._end(call, Code.OK)
             return response
         finally:
             self._pipeline.leave()
 
-    async def _answer(self, raw: bytes, context: Context, use: Usage) -> bytes:
+    async def _answer(self, raw: bytes, context: Context, call: Call) -> bytes:
         """Reads, checks, serves within the deadline, and writes the response."""
         timeout = asyncio.timeout(self._seconds(context))
         try:
             async with timeout:
                 if self._guard is not None:
                     await self._guard.admit(context, self._path, self._needed)
+                began = perf_counter()
                 request = self._read(raw)
+                call.encoding += perf_counter() - began
                 return await self._respond(request, partial(self._serve, request, context))
         except TimeoutError:
             if not timeout.expired():
                 raise
-            raise DeadlineExceeded(_WAITED_FOR[use.waiting_for]) from None
+            raise DeadlineExceeded(_WAITED_FOR[call.use.waiting_for]) from None
 
     def _seconds(self, context: Context) -> float:
         """The time this call may take.
@@ -243,7 +254,7 @@ class _Method:
         if self._takes_request_id and request.request_id:  # type: ignore[attr-defined] # looked up
             answer = self._pipeline.idempotency.answer
             return await answer(self._path, request, serve, self._patiently)
-        return (await self._patiently(serve)).SerializeToString()
+        return encoded(await self._patiently(serve))
 
     async def _patiently(self, act: Callable[[], Awaitable[Result]]) -> Result:
         """Acts again while others are in the way of the transaction."""
@@ -252,38 +263,35 @@ class _Method:
                 return await act()
             except Contention:
                 # Nothing has been sent to the caller, and the transaction left no trace.
+                calls.current.get().retries += 1
                 await asyncio.sleep(random.uniform(0, FIRST_BACKOFF * 2**attempt))  # noqa: S311 - jitter
         return await act()
 
-    async def _fail(
-        self, error: BaseException, context: Context, request_id: str, started: float, use: Usage
-    ) -> NoReturn:
+    async def _fail(self, error: BaseException, context: Context, call: Call) -> NoReturn:
         """Tells the caller what the error table says, and the log the rest."""
-        failure = failure_of(error, request_id)
-        self._log(failure.code, request_id, started, use, error)
-        trailers = ((REQUEST_ID, request_id), (STATUS_DETAILS, failure.to_trailer()))
+        failure = failure_of(error, call.request_id)
+        self._end(call, failure.code, error)
+        trailers = (*call.trailers, (STATUS_DETAILS, failure.to_trailer()))
         await context.abort(failure.code, failure.message, trailers)
 
-    def _log(
-        self,
-        code: Code,
-        request_id: str,
-        started: float,
-        use: Usage,
-        error: BaseException | None = None,
-    ) -> None:
-        """Writes the one line that every call gets."""
-        getattr(log, _LEVELS.get(code, "info"))(
+    def _end(self, call: Call, code: Code, error: BaseException | None = None) -> None:
+        """Counts the call, and writes the one line that every call gets."""
+        seconds = call.seconds
+        self._metrics.end(code, seconds, call.retries)
+        level = _LEVELS.get(code, "info")
+        more: dict[str, object] = _cause(code, error)
+        if 0 < self._limits.slow <= seconds:
+            level = "warning" if level == "info" else level
+            more["sql"] = [str(each) for each in call.use.sent]
+        getattr(log, level)(
             "call",
-            method=self._path,
+            method=call.method,
             code=code.name,
-            request_id=request_id,
+            request_id=call.request_id,
             caller=caller.get(),
-            ms=_milliseconds(perf_counter() - started),
-            pool_ms=_milliseconds(use.pool),
-            database_ms=_milliseconds(use.database),
-            statements=use.statements,
-            **_cause(code, error),
+            ms=milliseconds(seconds),
+            **call.split,
+            **more,
         )
 
 
@@ -298,7 +306,7 @@ def _guarded_reflection(guard: Guard | None, path: str, handler: Handler) -> Han
         try:
             await guard.admit_reflection(context, path)
         except Exception as error:  # noqa: BLE001 - the error table has a row for everything
-            failure = failure_of(error, _request_id(context))
+            failure = failure_of(error, Call.of(path, context).request_id)
             log.info("call", method=path, code=failure.code.name, caller=caller.get())
             trailers = ((STATUS_DETAILS, failure.to_trailer()),)
             await context.abort(failure.code, failure.message, trailers)
@@ -321,14 +329,6 @@ def _cause(code: Code, error: BaseException | None) -> dict[str, object]:
     return {"error": type(error).__name__}
 
 
-def _request_id(context: Context) -> str:
-    """The caller's request id, or one of ours when there is none that can be printed."""
-    for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID and isinstance(value, str) and 0 < len(value) <= LONGEST_REQUEST_ID:
-            return value
-    return secrets.token_hex(8)
-
-
 def _to_violation(found: protovalidate.Violation) -> Violation:
     rule = found.proto
     parts = [
@@ -343,7 +343,3 @@ def _to_violation(found: protovalidate.Violation) -> Violation:
         field, _, text = text.partition(": ")
         parts.append(field)
     return Violation(".".join(parts), text)
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 3)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+# Seconds between looks at how late the loop is.
+LOOK = 0.1
+
 factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
 try:
     import uvloop
@@ -21,3 +24,12 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     """Runs a program's main coroutine to its end."""
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(main)
+
+
+async def watch_lag(late: Callable[[float], None]) -> None:
+    """Tells how late the running loop is, in seconds, again and again until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LOOK
+        await asyncio.sleep(LOOK)
+        late(max(0.0, loop.time() - due))

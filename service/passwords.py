@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
 
+from service import calls
 from service.errors import Overloaded
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ class Passwords:
     ) -> None:
         self._hasher = PasswordHasher(time_cost, memory_kib, parallelism)
         self._threads = ThreadPoolExecutor(threads, "password")
-        self._free = threads + queue
+        self._at_once = threads
+        self._most = self._free = threads + queue
         # Checked for logins that do not exist, so that they take as long as those that do.
         self._nobodys_hash = self._hasher.hash("nobody's password")
 
@@ -65,6 +68,16 @@ class Passwords:
         """Tells whether a hash was made with other parameters than today's."""
         return self._hasher.check_needs_rehash(known_hash)
 
+    @property
+    def at_work(self) -> int:
+        """How many passwords are hashed at this moment."""
+        return min(self._most - self._free, self._at_once)
+
+    @property
+    def waiting(self) -> int:
+        """How many passwords wait to be hashed."""
+        return self._most - self._free - self.at_work
+
     def close(self) -> None:
         """Ends the threads once they have done what waits."""
         self._threads.shutdown()
@@ -74,7 +87,13 @@ class Passwords:
             raise Overloaded
         self._free -= 1
         loop = asyncio.get_running_loop()
-        done = self._threads.submit(work)
+        call, began = calls.current.get(), perf_counter()
+
+        def work_in_turn() -> Result:
+            call.queue += perf_counter() - began
+            return work()
+
+        done = self._threads.submit(work_in_turn)
         # A caller who leaves does not free the place: the thread works on.
         done.add_done_callback(lambda _: loop.call_soon_threadsafe(self._release))
         return await asyncio.wrap_future(done)

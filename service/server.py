@@ -16,14 +16,16 @@ from byline.v1.profiles_pb2_grpc import add_ProfileServiceServicer_to_server
 from byline.v1.tags_pb2_grpc import add_TagServiceServicer_to_server
 from byline.v1.users_pb2_grpc import add_UserServiceServicer_to_server
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from service import access
+from service import access, http
 from service.credits import Credits
 from service.health import Health
 from service.idempotency import Idempotency
 from service.interceptors import Limits, Pipeline
+from service.loop import watch_lag
 from service.maintenance import Maintenance, jobs
+from service.metrics import Metrics
 from service.passwords import Passwords
 from service.posts import Posts
 from service.profiles import Profiles
@@ -33,7 +35,8 @@ from storage.database import Database, PoolConfig
 from storage.gathering import Alone, Together
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
 
     from service.config import Address, Settings
 
@@ -45,6 +48,7 @@ SERVICES = (
     credits_pb2.DESCRIPTOR.services_by_name["CreditService"].full_name,
 )
 HEALTH = "grpc.health.v1.Health"
+REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 # Seconds in which a call that was taken reaches the pipeline, and an answer the caller.
 SETTLE = 0.1
 
@@ -72,6 +76,7 @@ class Server:
             threads=settings.hash_threads,
             queue=settings.hash_queue,
         )
+        self._metrics = Metrics()
         key = settings.request_key
         self._pipeline = Pipeline(
             Limits(
@@ -79,9 +84,11 @@ class Server:
                 longest=settings.max_deadline,
                 margin=settings.deadline_margin,
                 retries=settings.contention_retries,
+                slow=settings.slow_call,
             ),
             Idempotency(self._database, self._passwords, key.encode() if key else None),
             access.guard(settings),
+            self._metrics,
         )
         self._credentials = access.credentials(settings)
         self._server = grpc.aio.server(
@@ -93,6 +100,7 @@ class Server:
         self._server.add_registered_method_handlers = lambda *_: None  # type: ignore[method-assign] # to leave out
         gathering = Together if settings.gather_transfers else Alone
         self._transfers = gathering(self._database)
+        self._metrics.look_at(self._database, self._transfers, self._passwords)
         self._maintenance = Maintenance(
             self._database, jobs(settings), settings.maintenance_interval
         )
@@ -110,6 +118,15 @@ class Server:
         add_HealthServicer_to_server(self._health.servicer, self._server)
         names = (*SERVICES, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
+        self._server.add_generic_rpc_handlers((_reflection_v1(names),))
+
+    async def metrics(self) -> bytes:
+        """Returns the metrics in Prometheus' text format."""
+        return self._metrics.page()
+
+    async def is_ready(self) -> bool:
+        """Tells whether calls are to be sent here."""
+        return self._health.is_serving
 
     @asynccontextmanager
     async def serving(self, address: Address) -> AsyncIterator[int]:
@@ -126,6 +143,7 @@ class Server:
         background = [
             asyncio.create_task(self._health.watch()),
             asyncio.create_task(self._maintenance.keep_up()),
+            asyncio.create_task(watch_lag(self._metrics.lag.add)),
         ]
         try:
             yield port
@@ -161,6 +179,16 @@ class Server:
                 return
 
 
+def _reflection_v1(names: Sequence[str]) -> grpc.GenericRpcHandler:
+    """Serves reflection by its later name too: its messages are on the wire as those of v1alpha."""
+    method = grpc.stream_stream_rpc_method_handler(
+        reflection.aio.ReflectionServicer(names).ServerReflectionInfo,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler(REFLECTION_V1, {"ServerReflectionInfo": method})
+
+
 def pool_config(settings: Settings) -> PoolConfig:
     """Returns the part of the settings that is the database's."""
     return PoolConfig(
@@ -175,7 +203,11 @@ def pool_config(settings: Settings) -> PoolConfig:
 
 
 async def serve(
-    settings: Settings, database_url: str, address: Address, started: Callable[[int], None]
+    settings: Settings,
+    database_url: str,
+    address: Address,
+    seen_at: Address | Path | None,
+    started: Callable[[int], None],
 ) -> None:
     """Serves until SIGTERM or SIGINT, then drains.
 
@@ -183,13 +215,16 @@ async def serve(
         settings: how the server behaves.
         database_url: the database it serves from.
         address: where to listen.
+        seen_at: where its metrics are, and whether it is ready: an address, a Unix socket, or None.
         started: called with the port once the server takes calls.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Server(settings, database_url).serving(address) as port:
+    server = Server(settings, database_url)
+    found = http.pages(server.metrics, server.is_ready)
+    async with http.showing(found, seen_at), server.serving(address) as port:
         started(port)
         await stop.wait()
         log.info("draining", pause=settings.drain_pause, grace=settings.drain_grace)

@@ -12,12 +12,15 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import structlog
 
-from service import logs
+from service import http, logs
 from service.config import Address, Settings
+from service.joining import Workers
 from service.loop import run
 from service.server import serve
 
@@ -48,20 +51,25 @@ async def supervise(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    order = json.dumps(
-        {
-            "settings": settings.model_dump(mode="json"),
-            "database_url": database_url,
-            "address": address,
-        }
-    )
-    workers = [_Worker(number, order.encode(), stop) for number in range(settings.workers)]
-    async with asyncio.TaskGroup() as group:
-        for worker in workers:
-            group.create_task(worker.keep_running())
-        await asyncio.gather(*(worker.ready.wait() for worker in workers))
-        if not stop.is_set():
-            started()
+    with TemporaryDirectory(prefix="byline-") as folder:
+        sockets = [Path(folder, str(number)) for number in range(settings.workers)]
+        order = json.dumps(
+            {
+                "settings": settings.model_dump(mode="json"),
+                "database_url": database_url,
+                "address": address,
+                "pages": [str(each) for each in sockets if settings.metrics_listen],
+            }
+        )
+        workers = [_Worker(number, order.encode(), stop) for number in range(settings.workers)]
+        seen = Workers(sockets)
+        all_pages = http.pages(seen.metrics, seen.is_ready)
+        async with http.showing(all_pages, settings.metrics_address), asyncio.TaskGroup() as group:
+            for worker in workers:
+                group.create_task(worker.keep_running())
+            await asyncio.gather(*(worker.ready.wait() for worker in workers))
+            if not stop.is_set():
+                started()
     log.info("stopped")
 
 
@@ -125,11 +133,15 @@ def work() -> None:
     order = json.loads(line)
     settings = Settings.model_validate(order["settings"])
     logs.configure(settings)
-    structlog.contextvars.bind_contextvars(worker=int(sys.argv[1]))
-    run(_work(settings, order["database_url"], Address(*order["address"])))
+    number = int(sys.argv[1])
+    structlog.contextvars.bind_contextvars(worker=number)
+    seen_at = Path(order["pages"][number]) if order["pages"] else None
+    run(_work(settings, order["database_url"], Address(*order["address"]), seen_at))
 
 
-async def _work(settings: Settings, database_url: str, address: Address) -> None:
+async def _work(
+    settings: Settings, database_url: str, address: Address, seen_at: Path | None
+) -> None:
     loop = asyncio.get_running_loop()
 
     def abandoned() -> None:
@@ -142,7 +154,7 @@ async def _work(settings: Settings, database_url: str, address: Address) -> None
         sys.stdout.buffer.write(READY)
         sys.stdout.flush()
 
-    await serve(settings, database_url, address, started)
+    await serve(settings, database_url, address, seen_at, started)
 
 
 if __name__ == "__main__":

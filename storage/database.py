@@ -6,12 +6,10 @@ What every transaction needs is here, once: nothing else in Byline commits.
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
@@ -27,15 +25,17 @@ from storage.errors import (
     StorageError,
     translate,
 )
+from storage.stack import calling_function
+from storage.usage import COMMIT, Figures, Sent, Wait, waiting_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from sqlalchemy import CursorResult, Dialect, Executable
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
     from sqlalchemy.pool import ConnectionPoolEntry
 
-    Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+    from storage.usage import Parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,27 +61,21 @@ class PoolConfig:
     lock_timeout: float = 10.0
 
 
-class Wait(StrEnum):
-    """What a caller of storage is waiting for."""
+class PoolState(NamedTuple):
+    """How a pool stands, in connections.
 
-    NOTHING = "nothing"
-    POOL = "pool"
-    STATEMENT = "statement"
+    Args:
+        limit: that it opens at most.
+        open: that it has open.
+        on_loan: those of them that somebody has.
+    """
 
-
-@dataclass(slots=True)
-class Usage:
-    """What one caller has used of the database, kept up as it goes. Times are in seconds."""
-
-    waiting_for: Wait = Wait.NOTHING
-    pool: float = 0.0
-    database: float = 0.0
-    statements: int = 0
+    limit: int
+    open: int
+    on_loan: int
 
 
 _PING = text("SELECT 1")
-# A caller that wants to know sets its own; without one, nobody looks at the shared default.
-usage: ContextVar[Usage] = ContextVar("usage")
 
 
 @dataclass(slots=True)
@@ -94,6 +88,7 @@ class Session:
 
     _engine: AsyncEngine
     _connection: AsyncConnection
+    _figures: Figures
     _untouched: bool = field(default=True)
     _failure: StorageError | None = field(default=None)
 
@@ -126,8 +121,9 @@ class Session:
             self._untouched = False
 
     async def _execute(self, statement: Executable, parameters: Parameters) -> CursorResult[Any]:
-        with waiting_for(Wait.STATEMENT) as use:
+        with waiting_for(Wait.STATEMENT, self._figures.functions[calling_function()]) as use:
             use.statements += 1
+            use.sent.append(Sent.of(statement, parameters, self._engine.dialect))
             try:
                 return await self._connection.execute(statement, parameters)
             except DBAPIError as error:
@@ -139,7 +135,7 @@ class Session:
     async def _replace_connection(self) -> None:
         await self._connection.invalidate()
         await self._connection.close()
-        self._connection = await _connect(self._engine)
+        self._connection = await _connect(self._engine, self._figures)
         self._failure = None
 
     async def close(self) -> None:
@@ -191,7 +187,7 @@ class Transaction(Session):
         self._ensure_whole()
         committing = asyncio.ensure_future(self._connection.commit())
         try:
-            with waiting_for(Wait.STATEMENT):
+            with waiting_for(Wait.STATEMENT, self._figures.functions[COMMIT]):
                 await asyncio.shield(committing)
         except asyncio.CancelledError:
             await asyncio.wait([committing])
@@ -290,6 +286,8 @@ class Database:
 
     def __init__(self, url: str, pool: PoolConfig | None = None) -> None:
         pool = pool or PoolConfig()
+        self.figures = Figures()
+        self._most = pool.size + pool.overflow
         self._engine = make_engine(url, pool)
         self._turn = turns(self._engine)
         self._patience = pool.lock_timeout or None
@@ -303,6 +301,12 @@ class Database:
     def engine(self) -> AsyncEngine:
         """The engine, for those who count statements or look at the pool."""
         return self._engine
+
+    @property
+    def pool(self) -> PoolState:
+        """How the pool stands."""
+        pool: Any = self._engine.pool
+        return PoolState(self._most, pool.checkedin() + pool.checkedout(), pool.checkedout())
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -330,7 +334,7 @@ class Database:
     async def _opened(self) -> Transaction:
         """Opens a transaction, when it is its turn where they take turns."""
         if self._turn is None:
-            return Transaction(self._engine, await _connect(self._engine))
+            return await self._transaction()
         try:
             with waiting_for(Wait.STATEMENT):
                 async with asyncio.timeout(self._patience):
@@ -338,11 +342,14 @@ class Database:
         except TimeoutError:
             raise LockTimeout("other transactions did not end in time") from None
         try:
-            connection = await _connect(self._engine)
+            return await self._transaction()
         except BaseException:
             self._turn.release()
             raise
-        return Transaction(self._engine, connection, _turn=self._turn)
+
+    async def _transaction(self) -> Transaction:
+        connection = await _connect(self._engine, self.figures)
+        return Transaction(self._engine, connection, self.figures, _turn=self._turn)
 
     @asynccontextmanager
     async def read(self, *, snapshot: bool = False) -> AsyncIterator[Read]:
@@ -356,12 +363,13 @@ class Database:
             PoolTimeout: when no connection comes free in time.
             DatabaseDown: when no connection can be opened.
         """
-        async with self._reading(self._snapshot if snapshot else self._autocommit) as read:
+        engine = self._snapshot if snapshot else self._autocommit
+        async with self._reading(engine, self.figures) as read:
             yield read
 
     @asynccontextmanager
-    async def _reading(self, engine: AsyncEngine) -> AsyncIterator[Read]:
-        read = Read(engine, await _connect(engine))
+    async def _reading(self, engine: AsyncEngine, figures: Figures) -> AsyncIterator[Read]:
+        read = Read(engine, await _connect(engine, figures), figures)
         try:
             yield read
         finally:
@@ -373,7 +381,7 @@ class Database:
         Raises:
             DatabaseDown: when there is none.
         """
-        async with self._reading(self._vital) as read:
+        async with self._reading(self._vital, Figures()) as read:
             await read.execute(_PING)
 
     async def close(self) -> None:
@@ -389,30 +397,10 @@ def _close_entry(_: object, entry: ConnectionPoolEntry) -> None:
     entry.close()
 
 
-@contextmanager
-def waiting_for(what: Wait) -> Iterator[Usage]:
-    """Keeps up the caller's usage. A wait that is cut short stays what the caller waited for."""
-    use = usage.get(None) or Usage()
-    use.waiting_for = what
-    started = perf_counter()
-    try:
-        yield use
-        use.waiting_for = Wait.NOTHING
-    except Exception:
-        use.waiting_for = Wait.NOTHING
-        raise
-    finally:
-        seconds = perf_counter() - started
-        if what is Wait.POOL:
-            use.pool += seconds
-        else:
-            use.database += seconds
-
-
-async def _connect(engine: AsyncEngine) -> AsyncConnection:
+async def _connect(engine: AsyncEngine, figures: Figures) -> AsyncConnection:
     """Checks a connection out of the pool."""
     try:
-        with waiting_for(Wait.POOL):
+        with waiting_for(Wait.POOL, figures.pool):
             return await engine.connect()
     except PoolWaitError as error:
         raise PoolTimeout("no database connection came free in time") from error

@@ -8,7 +8,7 @@ wait for nothing.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from storage import credits as transfers
 from storage import requests
-from storage.database import Usage, Wait, usage, waiting_for
 from storage.errors import Contention, DatabaseDown, PoolTimeout
 from storage.requests import AlreadyAnswered, Claim, Key
 from storage.transfers import TransferRow
+from storage.usage import Usage, Wait, usage, waiting_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence, Sized
@@ -58,10 +58,13 @@ class Alone:
     """
 
     def __init__(self, database: Database) -> None:
+        # By the number of transfers in a batch, how many batches there were.
+        self.batches: Counter[int] = Counter()
         self._database = database
 
     async def make(self, operation: Operation, answer: Answer) -> TransferRow:  # noqa: ARG002 - as the other takes
         """Makes a transfer; raises what `storage.credits.make` does."""
+        self.batches[1] += 1
         async with self._database.transaction() as tx:
             return await transfers.make(tx, operation)
 
@@ -79,6 +82,7 @@ class Together:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._alone = Alone(database)
+        self.batches = self._alone.batches
         # By account, who waits for the transaction that is under way with it.
         self._lanes: dict[int, deque[_Waiting]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -165,6 +169,7 @@ class Together:
         """Makes transfers, and tells each caller the outcome."""
         if not batch:
             return
+        self.batches[len(batch)] += 1
         use = Usage()
         usage.set(use)
         try:
@@ -178,6 +183,7 @@ class Together:
             outcomes = dict.fromkeys(batch, error)
         for waiting, outcome in outcomes.items():
             waiting.use.statements += use.statements
+            waiting.use.sent += use.sent
             if waiting.outcome.done():
                 continue  # its caller has left
             if isinstance(outcome, Exception):

@@ -19,14 +19,14 @@ from service.loop import factory
 from service.server import Server
 from storage import database
 from storage.database import Database, PoolConfig
-from tests import differences, engines, onlookers, servers
+from tests import differences, engines, onlookers, secrecy, servers
 from tests.clients import Client
 from tests.emptying import empty_by
 from tests.onlookers import looking_on
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from tests.onlookers import Onlooker
@@ -113,6 +113,14 @@ def _engine_of(item: pytest.Item) -> str:
     called = getattr(item, "callspec", None)
     found: engines.Engine | None = called.params.get("engine") if called else None
     return "postgresql" if found is None else found.name
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fails a test in which a secret was logged, whatever else it is about."""
+    report = yield
+    secrecy.fail_if_leaked(report)
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -279,7 +287,9 @@ def byline(capsys: pytest.CaptureFixture[str], plain_environment: Path) -> Itera
             status: int | str | None = main([str(argument) for argument in arguments])
         except SystemExit as ended:
             status = ended.code
-        return Ended(status, *capsys.readouterr())
+        outcome = Ended(status, *capsys.readouterr())
+        secrecy.check(outcome.complaint)
+        return outcome
 
     yield run
     for number, handler in handlers.items():

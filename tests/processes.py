@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests import secrecy
 from tests.clients import Client
 
 if TYPE_CHECKING:
@@ -117,9 +118,10 @@ class Byline:
         return await self.status()
 
     def kill(self) -> None:
-        """Ends it by force, if it has not ended."""
+        """Ends it by force, if it has not ended, and looks through all that it wrote."""
         self._process.kill()
         self._process.wait()
+        secrecy.check(self.output + self.complaint)
 
 
 @asynccontextmanager

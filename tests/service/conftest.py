@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
+from tests import secrecy
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from types import ModuleType
 
     from structlog.typing import EventDict
@@ -31,14 +33,18 @@ async def shared_client(serve: Serve, shared_url: str) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-def log_of(monkeypatch: pytest.MonkeyPatch) -> LogOf:
+def log_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[LogOf]:
     """Takes over the log of a module and returns its lines, which grow as it logs."""
+    taken: list[list[EventDict]] = []
 
     def take(module: ModuleType) -> list[EventDict]:
         capture = structlog.testing.LogCapture()
         everything = structlog.make_filtering_bound_logger(0)
         log = structlog.wrap_logger(None, processors=[capture], wrapper_class=everything)
         monkeypatch.setattr(module, "log", log)
+        taken.append(capture.entries)
         return capture.entries
 
-    return take
+    yield take
+    for lines in taken:
+        secrecy.check(str(lines))

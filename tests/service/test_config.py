@@ -20,6 +20,8 @@ BAD = [
     ("listen", "::1:50051", "in brackets"),
     ("listen", "[127.0.0.1]:50051", "in brackets"),
     ("listen", "[not:six]:50051", "IPv4 or IPv6"),
+    ("metrics_listen", "9464", "is not HOST:PORT"),
+    ("metrics_listen", "", "is not HOST:PORT"),
     ("workers", "0", "greater than 0"),
     ("workers", "two", "valid integer"),
     ("workers", "1.5", "valid integer"),
@@ -83,6 +85,7 @@ BAD = [
     ("hash_parallelism", "8193", "each lane takes 8 KiB, and hash_memory_kib is 65536"),
     ("hash_threads", "0", "greater than 0"),
     ("hash_queue", "-1", "greater than or equal to 0"),
+    ("slow_call", "-1", "greater than or equal to 0"),
     ("log_level", "loud", "'debug', 'info', 'warning' or 'error'"),
     ("log_format", "xml", "'auto', 'json' or 'console'"),
 ]

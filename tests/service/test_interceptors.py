@@ -315,8 +315,9 @@ async def test_a_caller_who_leaves_stops_the_statement_and_frees_the_connection(
 # What is not Byline's own
 
 
+@pytest.mark.parametrize("version", ["v1alpha", "v1"])
 async def test_health_and_reflection_go_their_own_way(
-    client: Client, lines: list[EventDict]
+    client: Client, lines: list[EventDict], version: str
 ) -> None:
     check = client.health.Check(health_pb2.HealthCheckRequest())
     await check
@@ -324,7 +325,7 @@ async def test_health_and_reflection_go_their_own_way(
 
     asked = reflection_pb2.ServerReflectionRequest(list_services="*")
     call = client.channel.stream_stream(
-        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )(iter([asked]))

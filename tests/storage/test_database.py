@@ -16,10 +16,7 @@ from storage.database import (
     PoolConfig,
     Session,
     Transaction,
-    Usage,
-    Wait,
     unit,
-    usage,
 )
 from storage.errors import (
     AlreadyExists,
@@ -31,6 +28,7 @@ from storage.errors import (
     StatementTimeout,
     StorageError,
 )
+from storage.usage import Usage, Wait, usage
 from storage.users import Filter, Key, UserRow
 from tests import factories
 from tests.differences import Difference, differs

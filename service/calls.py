@@ -1,0 +1,101 @@
+"""A call: who made it, and what its time went into."""
+
+from __future__ import annotations
+
+import secrets
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from storage.usage import Usage
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+    from grpc.aio import ServicerContext
+
+    Context = ServicerContext[Any, Any]
+
+REQUEST_ID = "x-request-id"
+LONGEST_REQUEST_ID = 128
+TIMING = "x-byline-timing"
+
+
+@dataclass(slots=True)
+class Call:
+    """A call, kept up as it goes. Times are in seconds.
+
+    Args:
+        method: its path.
+        request_id: the caller's, or one of ours.
+        is_timed: whether the caller wants to be told what its time went into.
+        queue: that it waited to be taken on.
+        encoding: that reading its request and writing its response took.
+        retries: times it was tried again after `Contention`.
+        use: of the database.
+        started: when it came, by `perf_counter`.
+    """
+
+    method: str
+    request_id: str
+    is_timed: bool = False
+    queue: float = 0.0
+    encoding: float = 0.0
+    retries: int = 0
+    use: Usage = field(default_factory=Usage)
+    started: float = field(default_factory=perf_counter)
+
+    @classmethod
+    def of(cls, method: str, context: Context) -> Call:
+        """Returns the call that has just come, as its metadata tells of it."""
+        request_id = ""
+        is_timed = False
+        for key, value in context.invocation_metadata() or ():
+            if key == REQUEST_ID and isinstance(value, str) and len(value) <= LONGEST_REQUEST_ID:
+                request_id = request_id or value
+            elif key == TIMING:
+                is_timed = value == "1"
+        return cls(method, request_id or secrets.token_hex(8), is_timed)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has taken."""
+        return perf_counter() - self.started
+
+    @property
+    def split(self) -> dict[str, float]:
+        """What its time went into, in milliseconds; the rest is the service's own work."""
+        return {
+            "queue_ms": milliseconds(self.queue),
+            "pool_ms": milliseconds(self.use.pool),
+            "database_ms": milliseconds(self.use.database),
+            "encoding_ms": milliseconds(self.encoding),
+            "statements": self.use.statements,
+            "retries": self.retries,
+        }
+
+    @property
+    def trailers(self) -> tuple[tuple[str, str | bytes], ...]:
+        """What its caller is told when it ends, however it ends."""
+        told = ((REQUEST_ID, self.request_id),)
+        if not self.is_timed:
+            return told
+        parts = {"ms": milliseconds(self.seconds), **self.split}
+        return (*told, (TIMING, " ".join(f"{name}={value}" for name, value in parts.items())))
+
+
+# Nobody looks at the shared default, which stands for work that is no call's.
+current: ContextVar[Call] = ContextVar("current", default=Call("", ""))  # noqa: B039 - so it is meant
+
+
+def encoded(response: Message) -> bytes:
+    """Writes a response, on the time of the call that is under way."""
+    started = perf_counter()
+    written = response.SerializeToString()
+    current.get().encoding += perf_counter() - started
+    return written
+
+
+def milliseconds(seconds: float) -> float:
+    """Returns a time as people read it."""
+    return round(seconds * 1000, 3)

@@ -1,0 +1,298 @@
+"""What a server has done and how it stands, as Prometheus reads it.
+
+Calls are counted in plain numbers, by the one thread that serves them, and made into metrics when
+somebody asks: prometheus_client's own counters take a lock each time, and cost a call more.
+"""
+
+from __future__ import annotations
+
+import platform
+from bisect import bisect_left
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    SummaryMetricFamily,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from prometheus_client import Metric
+
+    from service.errors import Code
+    from service.passwords import Passwords
+    from storage.database import Database
+    from storage.gathering import Alone, Together
+    from storage.usage import Figures
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+BYTES = (64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304)
+TRANSFERS = (1, 2, 5, 10, 20, 50, 100)
+METHOD = ("grpc_type", "grpc_service", "grpc_method")
+
+
+class Tally:
+    """Numbers, counted by which bounds they are within.
+
+    Args:
+        bounds: in rising order; what is above the last has a place of its own.
+    """
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def add(self, number: float, times: int = 1) -> None:
+        """Counts a number."""
+        self._counts[bisect_left(self._bounds, number)] += times
+        self._sum += number * times
+
+    @property
+    def total(self) -> int:
+        """How many numbers were counted."""
+        return sum(self._counts)
+
+    def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
+        """Adds what was counted to a histogram."""
+        total = 0
+        buckets: list[tuple[str, float]] = []
+        for bound, count in zip((*self._bounds, "+Inf"), self._counts, strict=True):
+            total += count
+            buckets.append((str(bound), total))
+        family.add_metric(labels, buckets, self._sum)
+
+
+class Method:
+    """The calls of one method.
+
+    Args:
+        path: `/byline.v1.UserService/GetUser`.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.labels = ("unary", *path.removeprefix("/").split("/"))
+        self.started = 0
+        self.retries = 0
+        self.received = Tally(BYTES)
+        self.sent = Tally(BYTES)
+        self.seconds: dict[Code, Tally] = {}
+
+    def begin(self, size: int) -> None:
+        """Counts a call that has come, with a request of so many bytes."""
+        self.started += 1
+        self.received.add(size)
+
+    @property
+    def under_way(self) -> int:
+        """How many calls have come and not ended."""
+        return self.started - sum(each.total for each in self.seconds.values())
+
+    def end(self, code: Code, seconds: float, retries: int) -> None:
+        """Counts a call that has ended."""
+        taken = self.seconds.get(code)
+        if taken is None:
+            taken = self.seconds[code] = Tally(SECONDS)
+        taken.add(seconds)
+        self.retries += retries
+
+
+class Metrics:
+    """Everything that is counted in one server."""
+
+    def __init__(self) -> None:
+        self.lag = Tally(SECONDS)
+        self._methods: dict[str, Method] = {}
+        self._registry = CollectorRegistry()
+        self._registry.register(_Calls(self._methods, self.lag))
+        ProcessCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+
+    def method(self, path: str) -> Method:
+        """Returns what counts the calls of a method."""
+        return self._methods.setdefault(path, Method(path))
+
+    def look_at(
+        self, database: Database, transfers: Alone | Together, passwords: Passwords
+    ) -> None:
+        """Has the parts of a server tell how they stand, whenever somebody asks."""
+        self._registry.register(_Parts(database, transfers, passwords))
+
+    def page(self) -> bytes:
+        """Returns all of it in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _Calls:
+    """The metrics of calls."""
+
+    def __init__(self, methods: Mapping[str, Method], lag: Tally) -> None:
+        self._methods = methods
+        self._lag = lag
+
+    def collect(self) -> Iterator[Metric]:
+        methods = self._methods.values()
+        yield _counter(
+            "grpc_server_started",
+            "calls that have come",
+            METHOD,
+            ((each.labels, each.started) for each in methods),
+        )
+        yield _counter(
+            "grpc_server_handled",
+            "calls that have ended, by the code that their callers got",
+            (*METHOD, "grpc_code"),
+            (
+                ((*each.labels, code.name), seconds.total)
+                for each in methods
+                for code, seconds in each.seconds.items()
+            ),
+        )
+        yield _histogram(
+            "grpc_server_handling_seconds",
+            "seconds from when a call came to when it ended",
+            (*METHOD, "grpc_code"),
+            (
+                ((*each.labels, code.name), seconds)
+                for each in methods
+                for code, seconds in each.seconds.items()
+            ),
+        )
+        yield _histogram(
+            "grpc_server_msg_received_bytes",
+            "sizes of requests",
+            METHOD,
+            ((each.labels, each.received) for each in methods),
+        )
+        yield _histogram(
+            "grpc_server_msg_sent_bytes",
+            "sizes of responses",
+            METHOD,
+            ((each.labels, each.sent) for each in methods),
+        )
+        yield _gauge(
+            "grpc_server_in_flight",
+            "calls that have come and not ended",
+            METHOD,
+            ((each.labels, each.under_way) for each in methods),
+        )
+        yield _counter(
+            "byline_contention_retries",
+            "times a call was tried again because others were in the way of its transaction",
+            METHOD,
+            ((each.labels, each.retries) for each in methods),
+        )
+        yield _histogram(
+            "byline_event_loop_lag_seconds",
+            "seconds by which the event loop was late, looked at ten times a second",
+            (),
+            [((), self._lag)],
+        )
+
+
+class _Parts:
+    """The metrics of the parts of a server: pool, statements, transfers and passwords."""
+
+    def __init__(
+        self, database: Database, transfers: Alone | Together, passwords: Passwords
+    ) -> None:
+        self._database = database
+        self._transfers = transfers
+        self._passwords = passwords
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _of_pool(self._database)
+        yield from _of_statements(self._database.figures)
+        batches = Tally(TRANSFERS)
+        for size, number in self._transfers.batches.items():
+            batches.add(size, number)
+        yield _histogram(
+            "byline_transfer_batch_size",
+            "transfers of the Transfer RPC that one transaction made",
+            (),
+            [((), batches)],
+        )
+        yield GaugeMetricFamily(
+            "byline_passwords_at_work", "passwords that are hashed", self._passwords.at_work
+        )
+        yield GaugeMetricFamily(
+            "byline_passwords_waiting", "passwords that wait to be hashed", self._passwords.waiting
+        )
+        yield InfoMetricFamily(
+            "byline_build",
+            "what it is that runs",
+            {
+                "version": version("byline"),
+                "python": platform.python_version(),
+                "grpc": version("grpcio"),
+                "database": self._database.engine.dialect.name,
+            },
+        )
+
+
+def _of_pool(database: Database) -> Iterator[Metric]:
+    pool, waits = database.pool, database.figures.pool
+    for name, text, value in (
+        ("limit", "database connections that the pool opens at most", pool.limit),
+        ("open", "database connections that the pool has open", pool.open),
+        ("checked_out", "database connections that somebody has", pool.on_loan),
+        ("waiting", "callers who wait for a database connection", waits.waiting),
+    ):
+        yield GaugeMetricFamily(f"byline_pool_{name}", text, value)
+    yield SummaryMetricFamily(
+        "byline_pool_wait_seconds",
+        "seconds that callers waited for a database connection, with opening it where none is open",
+        count_value=waits.times,
+        sum_value=waits.seconds,
+    )
+
+
+def _of_statements(figures: Figures) -> Iterator[Metric]:
+    statements = SummaryMetricFamily(
+        "byline_statement_seconds",
+        "seconds of SQL statements, by the function of storage that sent them",
+        labels=("function",),
+    )
+    under_way = GaugeMetricFamily(
+        "byline_statements_under_way", "SQL statements that are under way", labels=("function",)
+    )
+    for name, spent in figures.functions.items():
+        statements.add_metric((name,), spent.times, spent.seconds)
+        under_way.add_metric((name,), spent.waiting)
+    yield statements
+    yield under_way
+
+
+def _counter(
+    name: str, text: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], float]]
+) -> Metric:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for given, value in values:
+        family.add_metric(given, value)
+    return family
+
+
+def _gauge(
+    name: str, text: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], float]]
+) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for given, value in values:
+        family.add_metric(given, value)
+    return family
+
+
+def _histogram(
+    name: str, text: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], Tally]]
+) -> Metric:
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for given, tally in values:
+        tally.add_to(family, given)
+    return family

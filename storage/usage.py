@@ -1,0 +1,127 @@
+"""What is used of a database: by each caller, and by all of them, in plain counters to be read."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from enum import StrEnum
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from sqlalchemy import ClauseElement, Dialect, Executable
+
+    Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+
+COMMIT = "commit"
+
+
+class Wait(StrEnum):
+    """What a caller of storage is waiting for."""
+
+    NOTHING = "nothing"
+    POOL = "pool"
+    STATEMENT = "statement"
+
+
+class Sent(NamedTuple):
+    """A statement that was sent, without its values.
+
+    Args:
+        statement: what it is.
+        columns: the names of its parameters; None if it has those of its own.
+        dialect: how it is written.
+    """
+
+    statement: Executable
+    columns: tuple[str, ...] | None
+    dialect: Dialect
+
+    @classmethod
+    def of(cls, statement: Executable, parameters: Parameters, dialect: Dialect) -> Sent:
+        """Returns what is told of a statement."""
+        first = parameters[0] if parameters and isinstance(parameters, list) else parameters
+        return cls(statement, tuple(first) if first and isinstance(first, dict) else None, dialect)
+
+    def __str__(self) -> str:
+        """Returns its SQL, in which placeholders stand for all values."""
+        compiled = cast("ClauseElement", self.statement).compile(
+            dialect=self.dialect, column_keys=self.columns
+        )
+        return str(compiled)
+
+
+@dataclass(slots=True)
+class Usage:
+    """What one caller has used of the database, kept up as it goes. Times are in seconds."""
+
+    waiting_for: Wait = Wait.NOTHING
+    pool: float = 0.0
+    database: float = 0.0
+    statements: int = 0
+    sent: list[Sent] = field(default_factory=list)
+
+
+# A caller that wants to know sets its own; without one, nobody looks at the shared default.
+usage: ContextVar[Usage] = ContextVar("usage")
+
+
+@dataclass(slots=True)
+class Spent:
+    """What something took in all.
+
+    Args:
+        waiting: callers who wait for it.
+        times: waits that have ended.
+        seconds: that these took.
+    """
+
+    waiting: int = 0
+    times: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Figures:
+    """What the callers of one database waited for.
+
+    Args:
+        pool: connections.
+        functions: statements, by the function of storage that sent them, as `users.get`; what ends
+            transactions by `COMMIT`, and what no function sent by `storage.stack.OTHER`.
+    """
+
+    pool: Spent = field(default_factory=Spent)
+    functions: defaultdict[str, Spent] = field(default_factory=lambda: defaultdict(Spent))
+
+
+@contextmanager
+def waiting_for(what: Wait, spent: Spent | None = None) -> Iterator[Usage]:
+    """Keeps up the caller's usage, and what was spent by all callers.
+
+    A wait that is cut short stays what the caller waited for.
+    """
+    use = usage.get(None) or Usage()
+    spent = spent or Spent()
+    use.waiting_for = what
+    spent.waiting += 1
+    started = perf_counter()
+    try:
+        yield use
+        use.waiting_for = Wait.NOTHING
+    except Exception:
+        use.waiting_for = Wait.NOTHING
+        raise
+    finally:
+        seconds = perf_counter() - started
+        spent.waiting -= 1
+        spent.times += 1
+        spent.seconds += seconds
+        if what is Wait.POOL:
+            use.pool += seconds
+        else:
+            use.database += seconds

@@ -1,0 +1,175 @@
+"""What Prometheus reads of a server: that it can, and that its figures are of what was done."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from byline.v1 import credits_pb2
+from byline.v1 import users_pb2 as pb
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.config import Address
+from service.errors import Code
+from service.metrics import Metrics
+from service.server import Server
+from tests import factories
+from tests.clients import Client, refusal_of
+from tests.onlookers import locked_user, until_waiting_for_a_lock
+from tests.processes import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from service.config import Settings
+
+ROW = re.compile(r"^\| `((?:grpc|byline|process|python)_\w+)` \|", re.MULTILINE)
+
+
+class Seen(NamedTuple):
+    """A server, a client of it, and its figures."""
+
+    server: Server
+    client: Client
+
+    async def value(self, name: str, **labels: str) -> float | None:
+        """The sum of a metric's samples that have these labels; None when there are none."""
+        page = (await self.server.metrics()).decode()
+        found = [
+            sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
+        return sum(found) if found else None
+
+
+@asynccontextmanager
+async def serving(settings: Settings, url: str, **changed: object) -> AsyncIterator[Seen]:
+    server = Server(settings.model_copy(update=changed), url)
+    async with (
+        server.serving(Address("127.0.0.1", 0)) as port,
+        Client(f"127.0.0.1:{port}") as client,
+    ):
+        yield Seen(server, client)
+
+
+@pytest.fixture
+async def seen(settings: Settings, database_url: str) -> AsyncIterator[Seen]:
+    async with serving(settings, database_url) as made:
+        yield made
+
+
+async def test_calls_are_counted_by_method_and_code(seen: Seen) -> None:
+    for _ in range(2):
+        await seen.client.users.CountUsers(pb.CountUsersRequest())
+    await refusal_of(seen.client.users.GetUser(pb.GetUserRequest(id=7)))
+    labels = {"grpc_type": "unary", "grpc_service": "byline.v1.UserService"}
+    for method, code, calls in (("CountUsers", "OK", 2), ("GetUser", "NOT_FOUND", 1)):
+        of_method = {**labels, "grpc_method": method}
+        assert await seen.value("grpc_server_started_total", **of_method) == calls
+        for name in ("grpc_server_handled_total", "grpc_server_handling_seconds_count"):
+            assert await seen.value(name, **of_method) == calls
+            assert await seen.value(name, **of_method, grpc_code=code) == calls
+        assert await seen.value("grpc_server_in_flight", **of_method) == 0
+    assert (await seen.value("grpc_server_handling_seconds_sum") or 0) > 0
+
+
+async def test_the_sizes_of_requests_and_of_responses_are_counted(seen: Seen) -> None:
+    request = pb.GetUserRequest(id=7)
+    await refusal_of(seen.client.users.GetUser(request))
+    assert await seen.value("grpc_server_msg_received_bytes_sum") == request.ByteSize()
+    # Who is refused gets a status and no message.
+    assert await seen.value("grpc_server_msg_sent_bytes_count") == 0
+    made = await seen.client.users.CreateUser(factories.create_user_request())
+    assert await seen.value("grpc_server_msg_sent_bytes_sum") == made.ByteSize()
+
+
+async def test_statements_are_counted_by_the_function_that_sent_them(seen: Seen) -> None:
+    name = "byline_statement_seconds_count"
+    made = await factories.create_user(seen.client)
+    await seen.client.users.GetUser(pb.GetUserRequest(id=made.id))
+    for function, times in (("users.create", 1), ("commit", 1), ("users.get", 1)):
+        assert await seen.value(name, function=function) == times
+    assert await seen.value(name) == 3
+    assert (await seen.value("byline_statement_seconds_sum") or 0) > 0
+    # The pool has been asked twice, and never by whoever looks after the database's health.
+    assert await seen.value("byline_pool_wait_seconds_count") == 2
+
+
+async def test_who_waits_for_a_connection_is_seen(settings: Settings, database_url: str) -> None:
+    async with serving(settings, database_url, pool_size=1, pool_overflow=0) as seen:
+        made = await factories.create_user(seen.client)
+        assert await seen.value("byline_pool_limit") == 1
+        assert await seen.value("byline_pool_checked_out") == 0
+        async with locked_user(database_url, made.id):
+            deletion = seen.client.users.DeleteUser(pb.DeleteUserRequest(id=made.id))
+            deleting = asyncio.ensure_future(deletion)
+            await until_waiting_for_a_lock(database_url)
+            counting = asyncio.ensure_future(
+                seen.client.users.CountUsers(pb.CountUsersRequest(), timeout=60)
+            )
+
+            async def somebody_waits() -> bool:
+                return await seen.value("grpc_server_in_flight") == 2
+
+            await until(somebody_waits)
+        await asyncio.gather(deleting, counting)
+        assert await seen.value("byline_pool_waiting") == 0
+        assert await seen.value("grpc_server_in_flight") == 0
+
+
+async def test_transfers_that_were_made_together_are_one_batch(seen: Seen) -> None:
+    ada, bob = await factories.create_users_with(seen.client, 100, 0)
+    request = credits_pb2.TransferRequest(from_user_id=ada, to_user_id=bob, amount=1)
+    await asyncio.gather(*(seen.client.credits.Transfer(request) for _ in range(20)))
+    batches = await seen.value("byline_transfer_batch_size_count")
+    assert await seen.value("byline_transfer_batch_size_sum") == 20
+    assert batches is not None
+    assert batches < 20
+
+
+async def test_the_process_and_what_it_runs_are_told(seen: Seen) -> None:
+    assert await seen.value("byline_build_info", version="0.1.0") == 1
+    assert (await seen.value("process_resident_memory_bytes") or 0) > 2**20
+
+    async def the_loop_is_looked_at() -> bool:
+        return (await seen.value("byline_event_loop_lag_seconds_count") or 0) > 0
+
+    await until(the_loop_is_looked_at)
+
+
+async def test_a_server_is_ready_until_it_drains(settings: Settings, database_url: str) -> None:
+    async with serving(settings, database_url) as seen:
+        await until(seen.server.is_ready)
+    assert not await seen.server.is_ready()
+
+
+async def test_the_document_names_every_metric_and_no_other(seen: Seen) -> None:
+    page = (await seen.server.metrics()).decode()
+    found = {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in text_string_to_metric_families(page)
+    }
+    document = Path(__file__).parents[2] / "docs" / "operations.md"
+    assert set(ROW.findall(document.read_text())) == found | {"byline_worker_up"}
+
+
+# What is counted without a server
+
+
+def test_a_number_at_a_bound_is_within_it() -> None:
+    metrics = Metrics()
+    method = metrics.method("/byline.v1.UserService/GetUser")
+    for seconds in (0.001, 0.0011, 11):
+        method.begin(0)
+        method.end(Code.OK, seconds, 0)
+    told = dict(
+        re.findall(r'handling_seconds_bucket\{.*le="([^"]+)".*\} (\S+)', metrics.page().decode())
+    )
+    bounds = ("0.001", "0.0025", "10.0", "+Inf")
+    assert [told[each] for each in bounds] == ["1.0", "2.0", "2.0", "3.0"]
