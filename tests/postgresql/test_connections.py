@@ -97,13 +97,14 @@ async def test_every_connection_is_told_the_same(opened: Open, setting: str, val
 
 @pytest.mark.parametrize("how", ["CONNECTION LIMIT 0", "ALLOW_CONNECTIONS false"])
 async def test_a_server_that_refuses_a_connection_is_down(
-    opened: Open, cluster: str, shared_url: str, how: str
+    cluster: str, database_url: str, how: str
 ) -> None:
-    db = opened()
-    async with without_connections(cluster, shared_url, how):
+    db = Database(database_url)
+    async with without_connections(cluster, database_url, how):
         with pytest.raises(DatabaseDown):
             await count_of(db)
     assert await count_of(db) == 0
+    await db.close()
 
 
 async def test_the_transactions_of_a_unit_are_one(db: Database) -> None:

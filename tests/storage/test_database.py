@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL
 
+    from tests import engines
     from tests.conftest import Open
-    from tests.engines import Engine
 
     Nowhere = Callable[[URL], URL]
 
@@ -729,16 +729,17 @@ async def test_a_ping_waits_for_no_other_work(opened: Open) -> None:
 
 @differs(Difference.NO_SERVER)
 async def test_a_ping_tells_whether_the_database_is_there_by_then(
-    opened: Open, engine: Engine, shared_url: str
+    engine: engines.Engine, database_url: str
 ) -> None:
-    db = opened()
+    db = Database(database_url)
     await db.ping()
-    await end_connections(shared_url)
+    await end_connections(database_url)
     await db.ping()
-    async with engine.away(str(make_url(shared_url).database)):
+    async with engine.away(str(make_url(database_url).database)):
         with pytest.raises(DatabaseDown):
             await db.ping()
     await db.ping()
+    await db.close()
 
 
 # usage
