@@ -17,6 +17,8 @@ _OF_SQLITE = {
     sqlite3.SQLITE_CONSTRAINT_CHECK: "23514",
     sqlite3.SQLITE_CONSTRAINT_TRIGGER: "23001",
     sqlite3.SQLITE_BUSY_SNAPSHOT: "40001",
+    # Somebody changed the schema: the statement is to be prepared again.
+    sqlite3.SQLITE_SCHEMA: "40001",
     sqlite3.SQLITE_BUSY: LOCK_NOT_AVAILABLE,
     sqlite3.SQLITE_LOCKED: LOCK_NOT_AVAILABLE,
     sqlite3.SQLITE_INTERRUPT: "57014",
