@@ -148,7 +148,7 @@ async def add_holds(db: Database, sender: int, receiver: int, number: int) -> No
 
 @contextmanager
 def statements() -> Iterator[list[str]]:
-    """Collects the statements that every engine sends in the block, but for pings and beginnings."""
+    """Collects what every engine sends in the block, but for pings and beginnings."""
     sent: list[str] = []
 
     def note(*arguments: Any) -> None:  # noqa: ANN401 - as SQLAlchemy calls it
