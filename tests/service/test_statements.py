@@ -21,6 +21,7 @@ from storage.database import Database
 from storage.models import CreditAccount, EntryKind, LedgerEntry, OpenHold, PostTag, Profile
 from tests import factories
 from tests.clients import rpcs
+from tests.statements import BEGINNINGS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -147,12 +148,12 @@ async def add_holds(db: Database, sender: int, receiver: int, number: int) -> No
 
 @contextmanager
 def statements() -> Iterator[list[str]]:
-    """Collects the statements that every engine sends in the block, but for pings and BEGIN."""
+    """Collects what every engine sends in the block, but for pings and beginnings."""
     sent: list[str] = []
 
     def note(*arguments: Any) -> None:  # noqa: ANN401 - as SQLAlchemy calls it
         _, _, statement, *_ = arguments
-        if statement != PING and not statement.startswith("BEGIN"):
+        if statement != PING and not statement.startswith(BEGINNINGS):
             sent.append(statement)
 
     event.listen(SqlEngine, "before_cursor_execute", note)

@@ -31,7 +31,7 @@ from storage.errors import (
 from storage.usage import Usage, Wait, usage
 from storage.users import Filter, Key, UserRow
 from tests import factories
-from tests.differences import Difference, differs
+from tests.differences import Difference, differs, lacking
 from tests.onlookers import (
     checked_out,
     end_connections,
@@ -228,6 +228,7 @@ async def test_the_transactions_of_a_unit_are_one_that_commits_when_it_ends(db: 
     assert checked_out(db) == 0
 
 
+@lacking("mariadb")
 @differs(Difference.ONE_WRITER)
 async def test_a_unit_is_its_blocks_and_nobody_elses(db: Database) -> None:
     async def elsewhere() -> None:
