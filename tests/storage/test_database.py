@@ -785,7 +785,8 @@ async def test_usage_says_what_its_caller_waits_for(opened: Open, shared_url: st
         assert waited_for is Wait.NOTHING
         leave.set()
         await changing
-    assert mine.statements > 0
+    # MariaDB returns no row that it changes: it is asked for it afterwards.
+    assert mine.statements == (2 if db.engine.dialect.name == "mysql" else 1)
 
 
 async def test_who_gave_up_waits_for_nothing(opened: Open) -> None:
