@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from service.config import Settings
 
+# At DEBUG it tells every statement with its values, password hashes among them.
+TELLS_VALUES = "aiosqlite"
+
 
 def configure(settings: Settings) -> None:
     """Sets up the logs of this process, those of libraries among them."""
@@ -51,3 +54,4 @@ def configure(settings: Settings) -> None:
     logging.basicConfig(
         handlers=[handler], level=level if level < logging.INFO else max(level, logging.WARNING)
     )
+    logging.getLogger(TELLS_VALUES).setLevel(logging.INFO)

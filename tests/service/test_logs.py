@@ -28,7 +28,8 @@ REFUSE_EVE = {
     "postgresql": _CHECK,
     "mysql": _CHECK,
     "sqlite": "CREATE TRIGGER no_eve BEFORE INSERT ON users WHEN new.username = 'eve'"
-    " BEGIN SELECT RAISE(ABORT, 'no eve'); END",
+    # In the words of a trigger that no caller can come upon, so that it is a fault of Byline.
+    " BEGIN SELECT RAISE(ABORT, 'byline_keep_ledger'); END",
 }
 
 
