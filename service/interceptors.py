@@ -10,19 +10,22 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import sys
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import grpc
 import protovalidate
 import structlog
+from byline.v1 import access_pb2
 from byline.v1 import errors_pb2 as reasons
 from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError
 
 from service.errors import (
+    AnswerTooLarge,
     Code,
     DeadlineExceeded,
     InvalidRequest,
@@ -30,8 +33,8 @@ from service.errors import (
     failure_of,
 )
 from service.idempotency import REQUEST_ID_FIELD
-from storage.database import Usage, Wait, usage
 from storage.errors import Contention
+from storage.usage import Usage, Wait, usage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from grpc.aio import ServicerContext
 
+    from service.admission import Admission
     from service.idempotency import Idempotency, Serve
 
     Context = ServicerContext[Any, Any]
@@ -62,6 +66,7 @@ log = structlog.get_logger("byline.rpc")
 
 _WAITED_FOR = {
     Wait.POOL: reasons.ERROR_REASON_POOL_WAIT,
+    Wait.LOCK: reasons.ERROR_REASON_LOCK_WAIT,
     Wait.STATEMENT: reasons.ERROR_REASON_STATEMENT,
     Wait.NOTHING: reasons.ERROR_REASON_DEADLINE,
 }
@@ -78,27 +83,30 @@ _LEVELS = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a call may take, in seconds, and how often it is tried.
+    """How long a call may take, in seconds, how often it is tried, and how much it may answer.
 
     Args:
         default: for a call that brings no deadline.
         longest: for any call.
         margin: kept back from a deadline to answer in.
         retries: times a call is tried again after `Contention`.
+        answer_bytes: of the answer to a read at most.
     """
 
     default: float = 30.0
     longest: float = 300.0
     margin: float = 0.02
     retries: int = 5
+    answer_bytes: int = 4_194_304
 
 
 class Pipeline(grpc.aio.ServerInterceptor):
     """Wraps every method of Byline's own services, once, when it is first called."""
 
-    def __init__(self, limits: Limits, idempotency: Idempotency) -> None:
+    def __init__(self, limits: Limits, idempotency: Idempotency, admission: Admission) -> None:
         self.limits = limits
         self.idempotency = idempotency
+        self.admission = admission
         self.validator = protovalidate.Validator()
         self._methods: dict[str, Handler] = {}
         self._under_way = 0
@@ -154,6 +162,11 @@ class _Method:
         self._path = path
         self._parse: Callable[[bytes], Message] = handler.request_deserializer  # type: ignore[assignment] # always set
         self._serve: Callable[[Message, Context], Awaitable[Message]] = handler.unary_unary  # type: ignore[assignment] # always set
+        access = descriptor.GetOptions().Extensions[access_pb2.access]
+        self._gate = pipeline.admission.gate(access)
+        # What a write answers is no more than it was sent, and to refuse it would not undo it.
+        is_read = access == access_pb2.ACCESS_READ
+        self._most = pipeline.limits.answer_bytes if is_read else sys.maxsize
         self._takes_request_id = REQUEST_ID_FIELD in descriptor.input_type.fields_by_name
 
     async def call(self, raw: bytes, context: Context) -> bytes:
@@ -183,16 +196,24 @@ class _Method:
             self._pipeline.leave()
 
     async def _answer(self, raw: bytes, context: Context, use: Usage) -> bytes:
-        """Reads, checks, serves within the deadline, and writes the response."""
-        timeout = asyncio.timeout(self._seconds(context))
+        """Waits for a turn, reads, checks, serves, and writes the response within the deadline."""
+        seconds = self._seconds(context)
+        use.deadline = monotonic() + seconds
+        timeout = asyncio.timeout(seconds)
+        begun = False
         try:
-            async with timeout:
+            async with timeout, self._gate:
+                begun = True
                 request = self._read(raw)
-                return await self._respond(request, partial(self._serve, request, context))
+                answer = await self._respond(request, partial(self._serve, request, context))
         except TimeoutError:
             if not timeout.expired():
                 raise
-            raise DeadlineExceeded(_WAITED_FOR[use.waiting_for]) from None
+            waited_for = _WAITED_FOR[use.waiting_for] if begun else reasons.ERROR_REASON_OVERLOADED
+            raise DeadlineExceeded(waited_for) from None
+        if len(answer) > self._most:
+            raise AnswerTooLarge(len(answer), self._most)
+        return answer
 
     def _seconds(self, context: Context) -> float:
         """The time this call may take.

@@ -18,6 +18,8 @@ from byline.v1.users_pb2_grpc import add_UserServiceServicer_to_server
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
+from service import channel
+from service.admission import Admission
 from service.credits import Credits
 from service.health import Health
 from service.idempotency import Idempotency
@@ -75,12 +77,14 @@ class Server:
                 longest=settings.max_deadline,
                 margin=settings.deadline_margin,
                 retries=settings.contention_retries,
+                answer_bytes=settings.max_answer_bytes,
             ),
             Idempotency(self._database, self._passwords, key.encode() if key else None),
+            Admission(settings),
         )
         self._server = grpc.aio.server(
             interceptors=[self._pipeline],
-            options=[("grpc.so_reuseport", int(settings.workers > 1))],
+            options=channel.options(settings),
         )
         # grpc.aio waits anew for every registered method before each call: with fifty of them, a
         # fifth of what a call costs that does nothing. They are found by name as well.

@@ -6,11 +6,9 @@ What every transaction needs is here, once: nothing else in Byline commits.
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event, text
@@ -27,9 +25,10 @@ from storage.errors import (
     StorageError,
     translate,
 )
+from storage.usage import Wait, waiting_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from sqlalchemy import CursorResult, Dialect, Executable
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -61,27 +60,7 @@ class PoolConfig:
     lock_timeout: float = 10.0
 
 
-class Wait(StrEnum):
-    """What a caller of storage is waiting for."""
-
-    NOTHING = "nothing"
-    POOL = "pool"
-    STATEMENT = "statement"
-
-
-@dataclass(slots=True)
-class Usage:
-    """What one caller has used of the database, kept up as it goes. Times are in seconds."""
-
-    waiting_for: Wait = Wait.NOTHING
-    pool: float = 0.0
-    database: float = 0.0
-    statements: int = 0
-
-
 _PING = text("SELECT 1")
-# A caller that wants to know sets its own; without one, nobody looks at the shared default.
-usage: ContextVar[Usage] = ContextVar("usage")
 
 
 @dataclass(slots=True)
@@ -332,7 +311,7 @@ class Database:
         if self._turn is None:
             return Transaction(self._engine, await _connect(self._engine))
         try:
-            with waiting_for(Wait.STATEMENT):
+            with waiting_for(Wait.LOCK):
                 async with asyncio.timeout(self._patience):
                     await self._turn.acquire()
         except TimeoutError:
@@ -387,26 +366,6 @@ class Database:
 
 def _close_entry(_: object, entry: ConnectionPoolEntry) -> None:
     entry.close()
-
-
-@contextmanager
-def waiting_for(what: Wait) -> Iterator[Usage]:
-    """Keeps up the caller's usage. A wait that is cut short stays what the caller waited for."""
-    use = usage.get(None) or Usage()
-    use.waiting_for = what
-    started = perf_counter()
-    try:
-        yield use
-        use.waiting_for = Wait.NOTHING
-    except Exception:
-        use.waiting_for = Wait.NOTHING
-        raise
-    finally:
-        seconds = perf_counter() - started
-        if what is Wait.POOL:
-            use.pool += seconds
-        else:
-            use.database += seconds
 
 
 async def _connect(engine: AsyncEngine) -> AsyncConnection:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from storage import credits as transfers
 from storage import requests
-from storage.database import Usage, Wait, usage, waiting_for
 from storage.errors import Contention, DatabaseDown, PoolTimeout
 from storage.requests import AlreadyAnswered, Claim, Key
 from storage.transfers import TransferRow
+from storage.usage import Usage, Wait, usage, waiting_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence, Sized
@@ -100,7 +100,7 @@ class Together:
         if lane is None:
             return await self._begin(operation, answer)
         outcome: asyncio.Future[TransferRow] = asyncio.get_running_loop().create_future()
-        with waiting_for(Wait.STATEMENT) as use:
+        with waiting_for(Wait.LOCK) as use:
             claim = requests.claim_of_call.get()
             lane.append(_Waiting(operation, answer, claim, use, outcome))
             return await outcome
