@@ -29,7 +29,8 @@ class Call:
         method: its path.
         request_id: the caller's, or one of ours.
         is_timed: whether the caller wants to be told what its time went into.
-        queue: that it waited to be taken on.
+        queue: that it waited for its turn, and for that of its password.
+        is_queued: whether it waits for its turn, or did when it was cut short.
         encoding: that reading its request and writing its response took.
         retries: times it was tried again after `Contention`.
         use: of the database.
@@ -40,6 +41,7 @@ class Call:
     request_id: str
     is_timed: bool = False
     queue: float = 0.0
+    is_queued: bool = False
     encoding: float = 0.0
     retries: int = 0
     use: Usage = field(default_factory=Usage)

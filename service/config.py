@@ -26,6 +26,9 @@ IPV6 = 6
 # PostgreSQL counts its timeouts in milliseconds, in 31 bits.
 LONGEST = 2_147_483
 HIGHEST_WORD = 0xFFFF_FFFF
+# gRPC's options are of 31 bits.
+HIGHEST_SIGNED = 0x7FFF_FFFF
+HIGHEST_RATIO = 1000
 # As much as the digests hold: RFC 2104.
 SHORTEST_KEY = 32
 # argon2 refuses less: RFC 9106.
@@ -179,6 +182,51 @@ class Settings(BaseSettings):
     )
     contention_retries: Annotated[int, Field(ge=0)] = Field(
         5, description="times a transaction is tried again after a deadlock or the like"
+    )
+
+    max_reads: PositiveInt | None = Field(
+        None,
+        description="calls under way at once per worker that read; "
+        "4 for each database connection unless set",
+    )
+    max_writes: PositiveInt | None = Field(
+        None,
+        description="those that write; 4 for each database connection unless set",
+    )
+    max_admin: PositiveInt | None = Field(
+        None,
+        description="those that administer; 1 for each database connection unless set",
+    )
+    call_queue: Annotated[float, Field(ge=0, le=HIGHEST_RATIO)] = Field(
+        1,
+        description="calls of each kind that may wait for every one that may be under way, "
+        "before calls are refused",
+    )
+    max_request_bytes: Annotated[int, Field(gt=0, le=HIGHEST_SIGNED)] = Field(
+        4_194_304, description="size of a request at most"
+    )
+    max_answer_bytes: Annotated[int, Field(gt=0, le=HIGHEST_SIGNED)] = Field(
+        4_194_304,
+        description="size of the answer to a read at most; callers' libraries take as much",
+    )
+    max_streams: Annotated[int, Field(gt=0, le=HIGHEST_SIGNED)] = Field(
+        256, description="calls at once on one connection of a client; its library has more wait"
+    )
+    keepalive_interval: PositiveSeconds = Field(
+        60, description="seconds of silence after which a client is asked whether it is there"
+    )
+    keepalive_timeout: PositiveSeconds = Field(
+        20, description="seconds in which it has to answer before its connection is closed"
+    )
+    min_ping_interval: PositiveSeconds = Field(
+        10, description="seconds between pings of a client at least; one that pings on is cut off"
+    )
+    max_connection_age: PositiveSeconds = Field(
+        600,
+        description="seconds after which a client is to connect anew, and may find another server",
+    )
+    max_connection_age_grace: PositiveSeconds = Field(
+        300, description="seconds that calls on such a connection get to end"
     )
 
     request_retention: PositiveSeconds = Field(

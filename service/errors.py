@@ -80,6 +80,23 @@ class Overloaded(Exception):
     """More work is offered than the server takes on."""
 
 
+class AnswerTooLarge(Exception):
+    """The answer to a read is larger than is sent.
+
+    Args:
+        bytes_: how large it is.
+        most: how large it may be, in bytes.
+    """
+
+    def __init__(self, bytes_: int, most: int) -> None:
+        super().__init__(
+            f"the answer would be {bytes_} bytes, and at most {most} are sent:"
+            " ask for a smaller page, or for a view with less in it"
+        )
+        self.bytes = bytes_
+        self.most = most
+
+
 class RequestIdReused(Exception):
     """Another request came with the same request id before.
 
@@ -246,6 +263,11 @@ TABLE: dict[type[BaseException], Rule] = {
         reasons.ERROR_REASON_OVERLOADED,
         "more work is offered than the server takes on",
         _retry_after(500),
+    ),
+    AnswerTooLarge: Rule(
+        Code.RESOURCE_EXHAUSTED,
+        reasons.ERROR_REASON_ANSWER_TOO_LARGE,
+        metadata=("bytes", "most"),
     ),
     storage.NotFound: Rule(Code.NOT_FOUND, reasons.ERROR_REASON_NOT_FOUND, None, _resource),
     storage.AlreadyExists: Rule(

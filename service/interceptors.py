@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import grpc
 import protovalidate
 import structlog
+from byline.v1 import access_pb2
 from byline.v1 import errors_pb2 as reasons
 from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError
@@ -24,6 +26,7 @@ from google.protobuf.message import DecodeError
 from service import calls
 from service.calls import Call, encoded, milliseconds
 from service.errors import (
+    AnswerTooLarge,
     Code,
     DeadlineExceeded,
     InvalidRequest,
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
     from service.access import Guard
+    from service.admission import Admission
     from service.idempotency import Idempotency, Serve
 
     Context = ServicerContext[Any, Any]
@@ -66,6 +70,7 @@ log = structlog.get_logger("byline.rpc")
 
 _WAITED_FOR = {
     Wait.POOL: reasons.ERROR_REASON_POOL_WAIT,
+    Wait.LOCK: reasons.ERROR_REASON_LOCK_WAIT,
     Wait.STATEMENT: reasons.ERROR_REASON_STATEMENT,
     Wait.NOTHING: reasons.ERROR_REASON_DEADLINE,
 }
@@ -82,7 +87,7 @@ _LEVELS = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a call may take, in seconds, and how often it is tried.
+    """How long a call may take, in seconds, how often it is tried, and how much it may answer.
 
     Args:
         default: for a call that brings no deadline.
@@ -90,6 +95,7 @@ class Limits:
         margin: kept back from a deadline to answer in.
         retries: times a call is tried again after `Contention`.
         slow: from which on the log has a call as a warning, with its SQL; 0 for never.
+        answer_bytes: of the answer to a read at most.
     """
 
     default: float = 30.0
@@ -97,6 +103,7 @@ class Limits:
     margin: float = 0.02
     retries: int = 5
     slow: float = 1.0
+    answer_bytes: int = 4_194_304
 
 
 class Pipeline(grpc.aio.ServerInterceptor):
@@ -106,6 +113,7 @@ class Pipeline(grpc.aio.ServerInterceptor):
         self,
         limits: Limits,
         idempotency: Idempotency,
+        admission: Admission,
         guard: Guard | None = None,
         metrics: Metrics | None = None,
     ) -> None:
@@ -113,6 +121,7 @@ class Pipeline(grpc.aio.ServerInterceptor):
         self.guard = guard
         self.metrics = metrics or Metrics()
         self.idempotency = idempotency
+        self.admission = admission
         self.validator = protovalidate.Validator()
         self._methods: dict[str, Handler] = {}
         self._under_way = 0
@@ -174,6 +183,10 @@ class _Method:
         self._serve: Callable[[Message, Context], Awaitable[Message]] = handler.unary_unary  # type: ignore[assignment] # always set
         self._guard = pipeline.guard
         self._needed = access_needed(descriptor)
+        self._gate = pipeline.admission.gate(self._needed)
+        # What a write answers is no more than it was sent, and to refuse it would not undo it.
+        is_read = self._needed == access_pb2.ACCESS_READ
+        self._most = pipeline.limits.answer_bytes if is_read else sys.maxsize
         self._takes_request_id = REQUEST_ID_FIELD in descriptor.input_type.fields_by_name
 
     async def call(self, raw: bytes, context: Context) -> bytes:
@@ -204,20 +217,26 @@ class _Method:
             self._pipeline.leave()
 
     async def _answer(self, raw: bytes, context: Context, call: Call) -> bytes:
-        """Reads, checks, serves within the deadline, and writes the response."""
-        timeout = asyncio.timeout(self._seconds(context))
+        """Waits for a turn, reads, checks, serves, and writes the response within the deadline."""
+        seconds = self._seconds(context)
+        call.use.deadline = monotonic() + seconds
+        timeout = asyncio.timeout(seconds)
         try:
             async with timeout:
                 if self._guard is not None:
                     await self._guard.admit(context, self._path, self._needed)
-                began = perf_counter()
-                request = self._read(raw)
-                call.encoding += perf_counter() - began
-                return await self._respond(request, partial(self._serve, request, context))
+                async with self._gate:
+                    began = perf_counter()
+                    request = self._read(raw)
+                    call.encoding += perf_counter() - began
+                    answer = await self._respond(request, partial(self._serve, request, context))
         except TimeoutError:
             if not timeout.expired():
                 raise
-            raise DeadlineExceeded(_WAITED_FOR[call.use.waiting_for]) from None
+            raise DeadlineExceeded(_reason_of(call)) from None
+        if len(answer) > self._most:
+            raise AnswerTooLarge(len(answer), self._most)
+        return answer
 
     def _seconds(self, context: Context) -> float:
         """The time this call may take.
@@ -293,6 +312,13 @@ class _Method:
             **call.split,
             **more,
         )
+
+
+def _reason_of(call: Call) -> reasons.ErrorReason.ValueType:
+    """Says where the time of a call went that has none left."""
+    if call.is_queued:
+        return reasons.ERROR_REASON_OVERLOADED
+    return _WAITED_FOR[call.use.waiting_for]
 
 
 def _guarded_reflection(guard: Guard | None, path: str, handler: Handler) -> Handler:

@@ -18,7 +18,8 @@ from byline.v1.users_pb2_grpc import add_UserServiceServicer_to_server
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from service import access, http
+from service import access, channel, http
+from service.admission import Admission
 from service.credits import Credits
 from service.health import Health
 from service.idempotency import Idempotency
@@ -85,15 +86,17 @@ class Server:
                 margin=settings.deadline_margin,
                 retries=settings.contention_retries,
                 slow=settings.slow_call,
+                answer_bytes=settings.max_answer_bytes,
             ),
             Idempotency(self._database, self._passwords, key.encode() if key else None),
+            Admission(settings),
             access.guard(settings),
             self._metrics,
         )
         self._credentials = access.credentials(settings)
         self._server = grpc.aio.server(
             interceptors=[self._pipeline],
-            options=[("grpc.so_reuseport", int(settings.workers > 1))],
+            options=channel.options(settings),
         )
         # grpc.aio waits anew for every registered method before each call: with fifty of them, a
         # fifth of what a call costs that does nothing. They are found by name as well.

@@ -336,7 +336,7 @@ class Database:
         if self._turn is None:
             return await self._transaction()
         try:
-            with waiting_for(Wait.STATEMENT):
+            with waiting_for(Wait.LOCK):
                 async with asyncio.timeout(self._patience):
                     await self._turn.acquire()
         except TimeoutError:

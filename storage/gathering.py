@@ -104,7 +104,7 @@ class Together:
         if lane is None:
             return await self._begin(operation, answer)
         outcome: asyncio.Future[TransferRow] = asyncio.get_running_loop().create_future()
-        with waiting_for(Wait.STATEMENT) as use:
+        with waiting_for(Wait.LOCK) as use:
             claim = requests.claim_of_call.get()
             lane.append(_Waiting(operation, answer, claim, use, outcome))
             return await outcome

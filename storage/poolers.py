@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from asyncpg import Connection, QueryCanceledError
+from asyncpg import QueryCanceledError
 from sqlalchemy import event
+
+from storage.dialects.postgresql import LOCK_TIMEOUT, STATEMENT_TIMEOUT, Connection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,16 +39,8 @@ PASSED_ON = {"application_name", "timezone"}
 class PooledConnection(Connection):
     """A connection to a pooler. Those who use it need not know."""
 
-    # What a transaction is told as it begins, in SQL.
-    told = ""
     # Seconds that a statement outside of transactions may take.
     patience: float | None = None
-
-    async def execute(self, query: str, *args: object, **options: Any) -> str:  # noqa: ANN401 - so too
-        """Runs what needs no parameters; what begins a transaction takes the settings along."""
-        if query.startswith("BEGIN"):
-            query += self.told
-        return await super().execute(query, *args, **options)
 
     async def prepare(self, query: str, **options: Any) -> Any:  # noqa: ANN401 - as the driver has it
         """Has a statement described. Without a name, it is sent again whenever it is run."""
@@ -85,9 +79,13 @@ def introduce(engine: AsyncEngine, settings: Mapping[str, str]) -> None:
 
     Args:
         engine: of asyncpg's.
-        settings: of PostgreSQL's; `statement_timeout` in milliseconds.
+        settings: of PostgreSQL's; timeouts in milliseconds.
     """
     pooled = False
+    bounded = _bounds(settings)
+
+    class Direct(Connection):
+        bounds = bounded
 
     @event.listens_for(engine.sync_engine, "do_connect")
     def connect(
@@ -97,7 +95,9 @@ def introduce(engine: AsyncEngine, settings: Mapping[str, str]) -> None:
         if not pooled:
             told = {**settings, TELLTALE: "on"}
             try:
-                return dialect.connect(*arguments, **options, server_settings=told)
+                return dialect.connect(
+                    *arguments, **options, server_settings=told, connection_class=Direct
+                )
             except dialect.loaded_dbapi.Error as error:
                 if getattr(error, "sqlstate", None) not in REFUSALS:
                     raise
@@ -112,13 +112,18 @@ def is_pooled(connection: PoolProxiedConnection) -> bool:
     return issubclass(type(connection.driver_connection), PooledConnection)
 
 
+def _bounds(settings: Mapping[str, str]) -> dict[str, int]:
+    return {name: int(settings.get(name, "0")) for name in (LOCK_TIMEOUT, STATEMENT_TIMEOUT)}
+
+
 def _options_for_pooler(settings: Mapping[str, str]) -> dict[str, Any]:
     """What the driver is told to open a connection that a pooler lends."""
     untold = {name: value for name, value in settings.items() if name not in PASSED_ON}
 
     class Told(PooledConnection):
         told = "".join(f"SET LOCAL {name} = '{value}';" for name, value in untold.items())
-        patience = int(settings.get("statement_timeout", "0")) / 1000 or None
+        bounds = _bounds(settings)
+        patience = bounds[STATEMENT_TIMEOUT] / 1000 or None
 
     return {
         "connection_class": Told,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import defaultdict
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Wait(StrEnum):
 
     NOTHING = "nothing"
     POOL = "pool"
+    LOCK = "lock"
     STATEMENT = "statement"
 
 
@@ -57,17 +59,33 @@ class Sent(NamedTuple):
 
 @dataclass(slots=True)
 class Usage:
-    """What one caller has used of the database, kept up as it goes. Times are in seconds."""
+    """What one caller has used of the database, kept up as it goes. Times are in seconds.
+
+    Args:
+        waiting_for: what it waits for, or waited for when it was cancelled.
+        pool: how long it has waited for connections.
+        database: how long it has waited for the database.
+        statements: how many statements it has sent.
+        sent: which.
+        deadline: when it leaves, by `time.monotonic`; what is begun for it is told.
+    """
 
     waiting_for: Wait = Wait.NOTHING
     pool: float = 0.0
     database: float = 0.0
     statements: int = 0
     sent: list[Sent] = field(default_factory=list)
+    deadline: float = math.inf
 
 
 # A caller that wants to know sets its own; without one, nobody looks at the shared default.
 usage: ContextVar[Usage] = ContextVar("usage")
+
+
+def seconds_left() -> float:
+    """Returns the seconds until the caller leaves: infinitely many if it has no deadline."""
+    use = usage.get(None)
+    return math.inf if use is None else use.deadline - time.monotonic()
 
 
 @dataclass(slots=True)
@@ -109,7 +127,7 @@ def waiting_for(what: Wait, spent: Spent | None = None) -> Iterator[Usage]:
     spent = spent or Spent()
     use.waiting_for = what
     spent.waiting += 1
-    started = perf_counter()
+    started = time.perf_counter()
     try:
         yield use
         use.waiting_for = Wait.NOTHING
@@ -117,7 +135,7 @@ def waiting_for(what: Wait, spent: Spent | None = None) -> Iterator[Usage]:
         use.waiting_for = Wait.NOTHING
         raise
     finally:
-        seconds = perf_counter() - started
+        seconds = time.perf_counter() - started
         spent.waiting -= 1
         spent.times += 1
         spent.seconds += seconds
@@ -125,3 +143,17 @@ def waiting_for(what: Wait, spent: Spent | None = None) -> Iterator[Usage]:
             use.pool += seconds
         else:
             use.database += seconds
+
+
+@contextmanager
+def statement_waits_for_a_lock() -> Iterator[None]:
+    """Says what the caller's statement is at in the block, whose time counts as the statement's."""
+    use = usage.get(None) or Usage()
+    use.waiting_for = Wait.LOCK
+    try:
+        yield
+    except Exception:
+        use.waiting_for = Wait.STATEMENT
+        raise
+    else:
+        use.waiting_for = Wait.STATEMENT

@@ -36,7 +36,7 @@ def settings(dialect: str, lock_timeout: float) -> Mapping[str, str]:
     """
     return {
         "postgresql": {
-            "lock_timeout": f"{lock_timeout}s",
+            "lock_timeout": str(round(lock_timeout * 1000)),
             # A role's own limit is meant for callers: with it, a long step would never be done.
             "statement_timeout": "0",
             # What a migrator holds whose machine is gone, others wait for no longer than this.

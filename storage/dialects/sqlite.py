@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 from storage.dialects.errors import LOCK_NOT_AVAILABLE, cause_of
 from storage.dialects.sql import CLOCK
 from storage.dialects.transactions import beginning_of
+from storage.usage import statement_waits_for_a_lock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +82,9 @@ def introduce(
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
-        _begin(connection, beginning_of(connection), patience)
+        if statements := beginning_of(connection):
+            with statement_waits_for_a_lock():
+                _begin(connection, statements, patience)
 
 
 def _tell(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver's

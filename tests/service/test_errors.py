@@ -67,6 +67,10 @@ RAISED = [
     ),
     (errors.RequestIdReused(["password", "user.full_name"]), REUSED),
     (errors.Overloaded(SECRET), OVERLOADED),
+    (
+        errors.AnswerTooLarge(6, 5),
+        (Code.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE", set[str]()),
+    ),
     (errors.DeadlineExceeded(errors_pb2.ERROR_REASON_STATEMENT), STATEMENT),
     (errors.DeadlineExceeded(errors_pb2.ERROR_REASON_LOCK_WAIT), LOCK_WAIT),
     (
