@@ -50,11 +50,11 @@ def to_user(row: UserRow, more: authors.Recent | None = None) -> resources_pb2.U
         full_name=row.full_name,
         role=_ROLE_MESSAGES[row.role],
         is_active=row.is_active,
-        created_at=to_timestamp(row.created_at),
-        updated_at=to_timestamp(row.updated_at),
         etag=to_etag(row.updated_at),
         profile=None if row.profile is None else to_profile(row.profile),
     )
+    set_timestamp(message.created_at, row.created_at)
+    set_timestamp(message.updated_at, row.updated_at)
     if more is not None:
         message.post_count = more.counts.get(row.id, 0)
         message.newest_posts.extend(map(to_post, more.newest.get(row.id, ())))
@@ -73,19 +73,21 @@ def to_profile(row: ProfileRow) -> resources_pb2.Profile:
 
 def to_post(row: PostRow) -> resources_pb2.Post:
     """Returns the message of a post, with what was loaded of it."""
-    return resources_pb2.Post(
+    message = resources_pb2.Post(
         id=row.id,
         author_id=row.author_id,
         title=row.title,
         content=row.content,
         published=row.published,
-        created_at=to_timestamp(row.created_at),
-        updated_at=to_timestamp(row.updated_at),
-        published_at=None if row.published_at is None else to_timestamp(row.published_at),
         etag=to_etag(row.updated_at),
         author=None if row.author is None else to_user(row.author),
         tags=map(to_tag, row.tags),
     )
+    set_timestamp(message.created_at, row.created_at)
+    set_timestamp(message.updated_at, row.updated_at)
+    if row.published_at is not None:
+        set_timestamp(message.published_at, row.published_at)
+    return message
 
 
 def to_tag(row: TagRow) -> resources_pb2.Tag:
@@ -113,10 +115,9 @@ def to_timestamp(moment: datetime) -> Timestamp:
 
 
 def set_timestamp(message: Timestamp, moment: datetime) -> None:
-    """Writes a moment where it is to be."""
-    since = moment - _EPOCH
-    message.seconds = since.days * 86_400 + since.seconds
-    message.nanos = since.microseconds * _NANOS_PER_MICROSECOND
+    """Writes a moment where it is to be, which costs less than a message that is copied there."""
+    message.seconds, microseconds = divmod((moment - _EPOCH) // _MICROSECOND, 1_000_000)
+    message.nanos = microseconds * _NANOS_PER_MICROSECOND
 
 
 def to_etag(updated_at: datetime) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from byline.v1 import posts_pb2 as pb
@@ -9,6 +10,7 @@ from byline.v1.posts_pb2_grpc import PostServiceServicer
 
 from service import convert, pagination
 from storage import posts
+from storage.lookups import Lookups
 
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
@@ -23,6 +25,8 @@ class Posts(PostServiceServicer):
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._summaries = Lookups(database, "post", posts.batch_get)
+        self._posts = Lookups(database, "post", partial(posts.batch_get, full=True), snapshot=True)
 
     async def CreatePost(self, request: pb.CreatePostRequest, _: Context) -> pb.CreatePostResponse:
         """Makes a post."""
@@ -39,9 +43,8 @@ class Posts(PostServiceServicer):
 
     async def GetPost(self, request: pb.GetPostRequest, _: Context) -> pb.GetPostResponse:
         """Returns one post."""
-        full = request.view != pb.POST_VIEW_SUMMARY
-        async with self._db.read(snapshot=full) as read:
-            row = await posts.get(read, request.id, full=full)
+        lookups = self._summaries if request.view == pb.POST_VIEW_SUMMARY else self._posts
+        row = await lookups.get(request.id)
         return pb.GetPostResponse(post=convert.to_post(row))
 
     async def BatchGetPosts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from byline.v1 import users_pb2 as pb
@@ -10,6 +11,7 @@ from byline.v1.users_pb2_grpc import UserServiceServicer
 from service import convert, pagination
 from service.errors import InvalidCredentials
 from storage import authors, profiles, users
+from storage.lookups import Lookups
 from storage.models import Role
 
 if TYPE_CHECKING:
@@ -30,6 +32,12 @@ class Users(UserServiceServicer):
     def __init__(self, database: Database, passwords: Passwords) -> None:
         self._db = database
         self._passwords = passwords
+        basic = Lookups(database, "user", users.batch_get)
+        self._lookups = {
+            pb.USER_VIEW_UNSPECIFIED: basic,
+            pb.USER_VIEW_BASIC: basic,
+            pb.USER_VIEW_PROFILE: Lookups(database, "user", partial(users.batch_get, profile=True)),
+        }
 
     async def CreateUser(self, request: pb.CreateUserRequest, _: Context) -> pb.CreateUserResponse:
         """Makes a user."""
@@ -51,6 +59,9 @@ class Users(UserServiceServicer):
     async def GetUser(self, request: pb.GetUserRequest, _: Context) -> pb.GetUserResponse:
         """Returns one user."""
         key = convert.from_key(request)
+        if request.HasField("id") and request.view in self._lookups:
+            row = await self._lookups[request.view].get(request.id)
+            return pb.GetUserResponse(user=convert.to_user(row))
         async with self._reading(request.view) as read:
             row = await users.get(read, key, profile=_with_profile(request.view))
             more = await _more(read, request.view, [row])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import BigInteger, select, update
 
 from storage.dialects.rows import given, rows_given
-from storage.dialects.sql import is_one_of_given, present_moment
+from storage.dialects.sql import is_one_of_any_length, present_moment
 from storage.models import CreditAccount, User
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Account:
 _LOCK = (
     select(CreditAccount.user_id, CreditAccount.available, CreditAccount.held, User.is_active)
     .join(User, User.id == CreditAccount.user_id)
-    .where(is_one_of_given(CreditAccount.user_id, "user_ids"))
+    .where(is_one_of_any_length(CreditAccount.user_id, "user_ids"))
     .order_by(CreditAccount.user_id)
     .with_for_update(of=CreditAccount, key_share=True)
 )

@@ -48,7 +48,7 @@ async def list_post_counts(read: Session, window: keyset.Window) -> keyset.Page[
     """Returns a page of how many posts each user has, ordered by `id` or `post_count`."""
     counts = select(UserPostCount.user_id, UserPostCount.post_count)
     columns = {"id": UserPostCount.user_id, "post_count": UserPostCount.post_count}
-    page = keyset.paged(counts, window, columns).subquery().c
+    page = keyset.paged(counts, window.shape, columns).subquery().c
     # Only the users of the page: joined before, all with lower ids would be walked past.
     statement = (
         select(page.user_id, User.username, page.post_count)
@@ -58,7 +58,7 @@ async def list_post_counts(read: Session, window: keyset.Window) -> keyset.Page[
         )
     )
     values = {"id": lambda row: row.user_id, "post_count": lambda row: row.post_count}
-    result = await read.execute(statement)
+    result = await read.execute(statement, window.parameters)
     return keyset.page([PostCountRow._make(row) for row in result], window, values)
 
 
@@ -92,19 +92,20 @@ async def recent(read: Session, user_ids: Sequence[int]) -> Recent:
     Only the newest posts are read, however many an author has.
     """
     counting = select(UserPostCount.user_id, UserPostCount.post_count).where(
-        is_one_of(UserPostCount.user_id, user_ids)
+        is_one_of(UserPostCount.user_id, "user_ids")
     )
-    counts = {row.user_id: row.post_count for row in await read.execute(counting)}
+    told = {"user_ids": user_ids}
+    counts = {row.user_id: row.post_count for row in await read.execute(counting, told)}
     statement = first_of_each(
         read.dialect,
         posts.COLUMNS,
         Post.author_id,
         User.id,
-        user_ids,
+        "user_ids",
         (Post.created_at, Post.id),
         NEWEST,
     )
     written: dict[int, list[posts.PostRow]] = {}
-    for row in await read.execute(statement):
+    for row in await read.execute(statement, told):
         written.setdefault(row.author_id, []).append(posts.to_summary(row))
     return Recent(counts, written)

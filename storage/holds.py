@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from storage import accounts, transfers
 from storage.dialects.rows import Together
-from storage.dialects.sql import is_one_of_given, is_selected, later_of, present_moment
+from storage.dialects.sql import is_one_of_any_length, is_selected, later_of, present_moment
 from storage.errors import AmountTooLarge, Contention, HoldResolved, InactiveUser, Overflow
 from storage.models import CreditAccount, EntryKind, LedgerEntry, OpenHold
 from storage.transfers import State
@@ -101,7 +101,7 @@ def _resolve(source: Source) -> Changes:
     return [changed], select(noted.c.created_at)
 
 
-_OF_SENDERS = is_one_of_given(OpenHold.from_user_id, "user_ids")
+_OF_SENDERS = is_one_of_any_length(OpenHold.from_user_id, "user_ids")
 _EXPIRE_ALL = Together(partial(_expire, conditions=[_OF_SENDERS, _IS_EXPIRED]))
 _FIRST_EXPIRED = (
     select(OpenHold.transfer_id)

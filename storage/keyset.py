@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Select, SQLColumnExpression
 
+# Statements of a list that are kept: of so many filters, orders and sizes of pages.
+SHAPES = 256
+
 Row = TypeVar("Row", bound=tuple[Any, ...])
 Value = int | str | datetime
 
@@ -47,12 +50,28 @@ class Window(NamedTuple):
     after: Cursor | None
     limit: int
 
+    @property
+    def shape(self) -> Window:
+        """What it has in common with all windows that the same statement is for."""
+        return self if self.after is None else self._replace(after=_SOMEWHERE)
+
+    @property
+    def parameters(self) -> dict[str, Value]:
+        """What the statement is told of this one."""
+        if self.after is None:
+            return {}
+        return {_AFTER_VALUE: self.after.value, _AFTER_ID: self.after.id}
+
 
 class Page(NamedTuple, Generic[Row]):
     """Some rows, and where the next page starts; None on the last page."""
 
     rows: Sequence[Row]
     next: Cursor | None
+
+
+_AFTER_VALUE, _AFTER_ID = "after_value", "after_id"
+_SOMEWHERE = Cursor("", 0)
 
 
 def paged(
@@ -63,6 +82,8 @@ def paged(
     within: SQLColumnExpression[Any] | None = None,
 ) -> Select[*tuple[Any, ...]]:
     """Returns the statement narrowed to one page and one row more, sorted.
+
+    It takes the window's parameters, and is the same for all windows of a shape.
 
     `within` is for rows that lie together in an index, behind a column that is the same in all of
     them. It makes that index the only one in the order: the planner would walk another for rows
@@ -78,8 +99,8 @@ def paged(
     order, after, limit = window
     if after is not None:
         by = _columns_of(order, columns)
-        values = [after.id] if len(by) == 1 else [after.value, after.id]
-        statement = statement.where(is_after(by, values, descending=order.descending))
+        names = [_AFTER_VALUE, _AFTER_ID][-len(by) :]
+        statement = statement.where(is_after(by, names, descending=order.descending))
     if within is not None:
         statement = statement.order_by(within.desc() if order.descending else within)
     return statement.order_by(*order_by(order, columns)).limit(row_limit(limit + 1))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence  # noqa: TC003 - NamedTuple keeps the annotations
 from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
     Select,
+    bindparam,
     case,
     func,
     insert,
@@ -24,24 +26,26 @@ from sqlalchemy import (
 
 from storage import keyset, tags, users
 from storage.casefold import fold
-from storage.dialects.search import containing
+from storage.dialects.rows import named, new_values
+from storage.dialects.search import Way, containing, search
 from storage.dialects.sql import (
     changed_at,
     is_one_of,
     moment_after,
     planned_for_its_values,
 )
-from storage.dialects.types import clock
+from storage.dialects.types import EPOCH, clock
 from storage.errors import NotFound, Stale, TooManyTags
 from storage.models import Post, PostTag, User
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import ColumnElement, Update
     from sqlalchemy.orm import InstrumentedAttribute
 
     from storage.database import Session, Transaction
+    from storage.dialects.search import Search
     from storage.tags import TagRow
 
 
@@ -79,6 +83,27 @@ class Filter(NamedTuple):
     created_after: datetime | None = None
     created_before: datetime | None = None
 
+    @property
+    def shape(self) -> Filter:
+        """What it has in common with all filters that the same conditions are for."""
+        return self._replace(
+            author_id=None if self.author_id is None else 0,
+            tag="tag" if self.tag else "",
+            query="",
+            created_after=self.created_after and EPOCH,
+            created_before=self.created_before and EPOCH,
+        )
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the conditions are told of this one, but for the tag and the query."""
+        told: dict[str, Any] = {
+            "created_after": self.created_after,
+            "created_before": self.created_before,
+            "author_ids": None if self.author_id is None else [self.author_id],
+        }
+        return {name: value for name, value in told.items() if value is not None}
+
 
 class NewPost(NamedTuple):
     """What a post is made of."""
@@ -107,6 +132,9 @@ _WIDTH = len(COLUMNS)
 _SUMMARY: Select[*tuple[Any, ...]] = select(*COLUMNS)
 _WITH_CONTENT: Select[*tuple[Any, ...]] = select(*COLUMNS, Post.content)
 
+_INSERT = insert(Post).returning(*COLUMNS)
+_INSERT_PUBLISHED = insert(Post).values({Post.published_at: clock()}).returning(*COLUMNS)
+
 _PLANNED_FOR_ITS_VALUES = planned_for_its_values(Post)
 
 _ORDER_COLUMNS: Mapping[str, InstrumentedAttribute[Any]] = {
@@ -130,15 +158,14 @@ async def create(tx: Transaction, new: NewPost) -> PostRow:
     author = await users.get_for_key_share(tx, new.author_id)
     # Before the post, since adding that locks the author's count: tags may have to be waited for.
     found = await tags.ensure(tx, new.tags)
-    statement = insert(Post).values(
-        author_id=new.author_id,
-        title=new.title,
-        title_key=fold(new.title),
-        content=new.content,
-        published=new.published,
-        published_at=clock() if new.published else null(),
-    )
-    row = (await tx.execute(statement.returning(*COLUMNS))).one()
+    values = {
+        "author_id": new.author_id,
+        "title": new.title,
+        "title_key": fold(new.title),
+        "content": new.content,
+        "published": new.published,
+    }
+    row = (await tx.execute(_INSERT_PUBLISHED if new.published else _INSERT, values)).one()
     post = to_summary(row)._replace(content=new.content, author=author)
     await tags.link(tx, post.id, found)
     return post._replace(tags=[found[key] for key in sorted(found)])
@@ -158,8 +185,7 @@ async def get(read: Session, post_id: int, *, full: bool = True) -> PostRow:
 
 async def batch_get(read: Session, ids: Sequence[int], *, full: bool = False) -> dict[int, PostRow]:
     """Returns those of the posts that there are, by id: one statement, two in full."""
-    statement = (_WITH_CONTENT if full else _SUMMARY).where(is_one_of(Post.id, ids))
-    rows = await (_load_full(read, statement) if full else _load(read, statement))
+    rows = await _load(read, _find_all(full=full), {"ids": ids}, full=full)
     return {row.id: row for row in rows}
 
 
@@ -177,25 +203,23 @@ async def list_page(
             their folded form.
         full: loads content, authors and tags too.
     """
-    matching = await _matching(read, _WITH_CONTENT if full else _SUMMARY, where)
-    if matching is None:
+    found = await search(read, Post, fold(where.query))
+    told = await _told(read, where, found)
+    if told is None:
         return keyset.Page([], None)
-    columns, within = _ORDER_COLUMNS, None
-    if where.tag and window.order.field == "id":
-        columns, within = {"id": PostTag.post_id}, PostTag.tag_id
-    elif where.author_id is not None and window.order.field != "title":
-        within = Post.author_id
-    statement = keyset.paged(matching, window, columns, within=within)
-    rows = await (_load_full(read, statement, window) if full else _load(read, statement))
+    statement = _page(where.shape, found.way, window.shape, full=full)
+    rows = await _load(read, statement, {**told, **window.parameters}, full=full)
     return keyset.page(rows, window, _ORDER_VALUES)
 
 
 async def count(read: Session, where: Filter) -> int:
     """Returns how many posts match: one statement, two by tag, one more for a search on SQLite."""
-    matching = await _matching(read, select(func.count()).select_from(Post), where)
-    if matching is None:
+    found = await search(read, Post, fold(where.query))
+    told = await _told(read, where, found)
+    if told is None:
         return 0
-    total: int = (await read.execute(matching)).scalar_one()
+    counted = _matching(select(func.count()).select_from(Post), where, found.way)
+    total: int = (await read.execute(counted, told)).scalar_one()
     return total
 
 
@@ -218,21 +242,22 @@ async def update(
         NotFound: when there is no such post.
         Stale: when the post has changed since `unchanged_since`.
     """
-    values = {getattr(Post, name): value for name, value in changes.items() if name != "tags"}
-    stamp = changed_at(Post.updated_at, values)
+    values = {name: value for name, value in changes.items() if name != "tags"}
+    moves = False
     if "tags" in changes:
         # Before the one update of the row: a second would have the database check the author
         # again, and lock them while it has the post, the other way round than their deletion does.
         await _lock(tx, post_id, unchanged_since=unchanged_since)
-        if await tags.replace(tx, post_id, changes["tags"]):
-            stamp = moment_after(Post.updated_at)
-    if "title" in changes:
-        values[Post.title_key] = fold(changes["title"])
-    if "published" in changes:
-        values[Post.published_at] = _published_at(published=changes["published"])
-    statement = sql_update(Post).where(*_unchanged(post_id, unchanged_since))
-    result = await tx.execute(statement.values({**values, Post.updated_at: stamp}))
-    if result.rowcount == 0:
+        moves = await tags.replace(tx, post_id, changes["tags"]) > 0
+    keys = {"title_key": fold(changes["title"])} if "title" in changes else {}
+    statement = _change(
+        tuple(sorted(values)),
+        published=changes.get("published"),
+        moves=moves,
+        conditional=unchanged_since is not None,
+    )
+    told = {"key": post_id, "since": unchanged_since, **named({**values, **keys})}
+    if (await tx.execute(statement, told)).rowcount == 0:
         raise await _why_missed(tx, post_id, unchanged_since)
     return await get(tx, post_id)
 
@@ -277,31 +302,82 @@ async def delete(tx: Transaction, post_id: int, *, unchanged_since: datetime | N
         raise await _why_missed(tx, post_id, unchanged_since)
 
 
-async def _load(read: Session, statement: Select[*tuple[Any, ...]]) -> list[PostRow]:
-    """Reads rows of `_SUMMARY`."""
-    return [to_summary(row) for row in await read.execute(statement)]
-
-
-async def _load_full(
-    read: Session, statement: Select[*tuple[Any, ...]], window: keyset.Window | None = None
+async def _load(
+    read: Session,
+    statement: Select[*tuple[Any, ...]],
+    parameters: Mapping[str, Any],
+    *,
+    full: bool,
 ) -> list[PostRow]:
-    """Reads rows of `_WITH_CONTENT` with their authors, and then their tags.
+    """Reads posts as their summary or, with their tags in a statement of their own, in full."""
+    selected = (await read.execute(statement, parameters)).all()
+    if not full:
+        return [to_summary(row) for row in selected]
+    found = await tags.of_posts(read, [row[0] for row in selected])
+    behind = _WIDTH + 1
+    return [
+        PostRow._make(
+            (*row[:behind], users.UserRow(*row[behind:]), found.get(row[0], ())),
+        )
+        for row in selected
+    ]
+
+
+@cache
+def _find_all(*, full: bool) -> Select[*tuple[Any, ...]]:
+    """Selects the posts with some ids."""
+    found = (_WITH_CONTENT if full else _SUMMARY).where(is_one_of(Post.id, "ids"))
+    return _with_authors(found) if full else found
+
+
+@lru_cache(keyset.SHAPES)
+def _page(
+    where: Filter, way: Way, window: keyset.Window, *, full: bool
+) -> Select[*tuple[Any, ...]]:
+    """Selects a page of the posts that match."""
+    matching = _matching(_WITH_CONTENT if full else _SUMMARY, where, way)
+    columns, within = _ORDER_COLUMNS, None
+    if where.tag and window.order.field == "id":
+        columns, within = {"id": PostTag.post_id}, PostTag.tag_id
+    elif where.author_id is not None and window.order.field != "title":
+        within = Post.author_id
+    page = keyset.paged(matching, window, columns, within=within)
+    return _with_authors(page, window) if full else page
+
+
+@cache
+def _change(
+    fields: tuple[str, ...], *, published: bool | None, moves: bool, conditional: bool
+) -> Update:
+    """Gives fields of a post new values.
 
     Args:
-        read: where to read.
-        statement: selects the posts.
-        window: how they are sorted, if they are.
+        fields: which of them.
+        published: what it is to be, where it is among them.
+        moves: whether `updated_at` moves though no field differs.
+        conditional: whether the post must not have changed since.
     """
-    result = await read.execute(_with_authors(statement, window))
-    rows = [_full(row) for row in result]
-    found = await tags.of_posts(read, [row.id for row in rows])
-    return [row._replace(tags=found.get(row.id, ())) for row in rows]
+    values: dict[Any, Any] = new_values(Post, fields)
+    stamp = moment_after(Post.updated_at) if moves else changed_at(Post.updated_at, values)
+    if "title" in fields:
+        values |= new_values(Post, ["title_key"])
+    if published is not None:
+        values[Post.published_at] = _published_at(published=published)
+    statement = sql_update(Post).where(Post.id == bindparam("key"))
+    if conditional:
+        statement = statement.where(Post.updated_at == bindparam("since"))
+    return statement.values({**values, Post.updated_at: stamp})
 
 
 def _with_authors(
-    statement: Select[*tuple[Any, ...]], window: keyset.Window | None
+    statement: Select[*tuple[Any, ...]], window: keyset.Window | None = None
 ) -> Select[*tuple[Any, ...]]:
-    """Joins the authors to selected posts: none is read for a post that is not among them."""
+    """Joins the authors to selected posts: none is read for a post that is not among them.
+
+    Args:
+        statement: selects the posts.
+        window: how they are sorted, if they are.
+    """
     posts = statement.add_columns(Post.title_key).subquery()
     columns = (*COLUMNS, Post.content)
     joined = select(*(posts.c[column.key] for column in columns), *users.COLUMNS).join_from(
@@ -318,46 +394,44 @@ def to_summary(row: Sequence[Any]) -> PostRow:
     return PostRow(*row)
 
 
-def _full(row: Sequence[Any]) -> PostRow:
-    """Reads a row of `_WITH_CONTENT` and its author."""
-    post, content, author = row[:_WIDTH], row[_WIDTH], row[_WIDTH + 1 :]
-    return PostRow(*post)._replace(content=content, author=users.UserRow(*author))
-
-
-async def _matching(
-    read: Session, statement: Select[*tuple[Any, ...]], where: Filter
-) -> Select[*tuple[Any, ...]] | None:
-    """Narrows a statement to the posts that match; None when there is no such tag.
+async def _told(read: Session, where: Filter, found: Search) -> dict[str, Any] | None:
+    """Returns what `_matching` is told; None when there is no such tag.
 
     The tag is looked up on its own: only of a known one can the database know how many posts it
     is on, and plan for that.
     """
-    statement = statement.where(*await _conditions(read, where))
+    told = {**where.parameters, **found.parameters}
+    if not where.tag:
+        return told
+    tag_id = await tags.find_id(read, where.tag)
+    return None if tag_id is None else {**told, "tag_ids": [tag_id]}
+
+
+def _matching(
+    statement: Select[*tuple[Any, ...]], where: Filter, way: Way
+) -> Select[*tuple[Any, ...]]:
+    """Narrows a statement to the posts that match."""
+    statement = statement.where(*_conditions(where, way))
     if not where.tag:
         return statement
-    tag_id = await tags.find_id(read, where.tag)
-    if tag_id is None:
-        return None
     joined = statement.join(PostTag, PostTag.post_id == Post.id)
-    return joined.where(is_one_of(PostTag.tag_id, [tag_id]))
+    return joined.where(is_one_of(PostTag.tag_id, "tag_ids"))
 
 
-async def _conditions(read: Session, where: Filter) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
+def _conditions(where: Filter, way: Way) -> list[ColumnElement[bool]]:
+    conditions = containing((Post.title_key,), way)
     if where.author_id is not None:
         # And not `=`: see `keyset.paged` about `within`.
-        conditions.append(is_one_of(Post.author_id, [where.author_id]))
+        conditions.append(is_one_of(Post.author_id, "author_ids"))
     if where.published is not None:
         # As the predicates of the partial indexes are written.
         published = Post.published.expression
         conditions.append(published if where.published else not_(published))
-    if where.query:
-        conditions.append(await containing(read, (Post.title_key,), fold(where.query)))
     if where.created_after is not None:
-        conditions.append(Post.created_at > where.created_after)
+        conditions.append(Post.created_at > bindparam("created_after"))
     if where.created_before is not None:
-        conditions.append(Post.created_at < where.created_before)
-    if where._replace(published=None) != Filter():
+        conditions.append(Post.created_at < bindparam("created_before"))
+    if way is not Way.ALL or where._replace(published=None) != Filter():
         conditions.append(_PLANNED_FOR_ITS_VALUES)
     return conditions
 

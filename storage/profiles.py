@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from sqlalchemy import bindparam, insert, literal, select
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import insert, literal, select
 from sqlalchemy import update as sql_update
 
-from storage.dialects.rows import adding_missing, change_one
+from storage.dialects.rows import ChangeOne, adding_missing, named, new_values
 from storage.dialects.sql import changed_at
 from storage.errors import Contention, NotFound, Stale
 from storage.models import Profile, User
@@ -30,6 +31,8 @@ class ProfileRow(NamedTuple):
 
 
 _COLUMNS = (Profile.user_id, Profile.bio, Profile.avatar_url, Profile.updated_at)
+_SELECT = select(*_COLUMNS).where(Profile.user_id == bindparam("user_id"))
+_INSERT = insert(Profile).returning(*_COLUMNS)
 
 
 async def get(read: Session, user_id: int) -> ProfileRow:
@@ -38,7 +41,7 @@ async def get(read: Session, user_id: int) -> ProfileRow:
     Raises:
         NotFound: when the user does not exist or has none.
     """
-    row = (await read.execute(select(*_COLUMNS).where(Profile.user_id == user_id))).one_or_none()
+    row = (await read.execute(_SELECT, {"user_id": user_id})).one_or_none()
     if row is None:
         raise NotFound("profile", user_id)
     return ProfileRow._make(row)
@@ -46,8 +49,8 @@ async def get(read: Session, user_id: int) -> ProfileRow:
 
 async def create(tx: Transaction, user_id: int, bio: str, avatar_url: str) -> ProfileRow:
     """Adds the profile of a user who was made in the same transaction."""
-    statement = insert(Profile).values(user_id=user_id, bio=bio, avatar_url=avatar_url)
-    return ProfileRow._make((await tx.execute(statement.returning(*_COLUMNS))).one())
+    values = {"user_id": user_id, "bio": bio, "avatar_url": avatar_url}
+    return ProfileRow._make((await tx.execute(_INSERT, values)).one())
 
 
 async def update(
@@ -69,13 +72,8 @@ async def update(
         NotFound: when the user does not exist or has no profile.
         Stale: when the profile has changed since `unchanged_since`.
     """
-    values = {getattr(Profile, name): value for name, value in changes.items()}
-    statement = sql_update(Profile).where(Profile.user_id == user_id)
-    if unchanged_since is not None:
-        statement = statement.where(Profile.updated_at == unchanged_since)
-    stamp = changed_at(Profile.updated_at, values)
-    statement = statement.values({**values, Profile.updated_at: stamp})
-    row = await change_one(tx, statement, Profile.user_id == user_id, _COLUMNS)
+    change = _change(tuple(sorted(changes)), conditional=unchanged_since is not None)
+    row = await change.execute(tx, {"key": user_id, "since": unchanged_since, **named(changes)})
     if row is not None:
         return ProfileRow._make(row)
     await get(tx, user_id)
@@ -132,3 +130,15 @@ async def delete(tx: Transaction, user_id: int) -> None:
     statement = sql_delete(Profile).where(Profile.user_id == user_id)
     if (await tx.execute(statement)).rowcount == 0:
         raise NotFound("profile", user_id)
+
+
+@cache
+def _change(fields: tuple[str, ...], *, conditional: bool) -> ChangeOne:
+    """Gives fields of a profile new values."""
+    values = new_values(Profile, fields)
+    statement = sql_update(Profile).where(Profile.user_id == bindparam("key"))
+    if conditional:
+        statement = statement.where(Profile.updated_at == bindparam("since"))
+    stamp = changed_at(Profile.updated_at, values)
+    changed = statement.values({**values, Profile.updated_at: stamp})
+    return ChangeOne(changed, _COLUMNS, Profile.user_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import update as sql_update
 
@@ -47,6 +47,23 @@ _POST_COUNT = (
 )
 _COUNTED = select(*_COLUMNS, _POST_COUNT)
 
+_LOCK = (
+    select(Tag.name_key, *_COLUMNS)
+    .where(is_one_of(Tag.name_key, "keys"))
+    .order_by(Tag.name_key)
+    .with_for_update(read=True, key_share=True)
+)
+_OF_POSTS = (
+    select(PostTag.post_id, *_COLUMNS)
+    .join(Tag, Tag.id == PostTag.tag_id)
+    .where(is_one_of(PostTag.post_id, "post_ids"))
+    .order_by(Tag.name_key)
+)
+_NAMED = select(Tag.id).where(is_one_of(Tag.name_key, "names"))
+_OF_POST = sql_delete(PostTag).where(PostTag.post_id == bindparam("post"))
+_DETACH = _OF_POST.where(PostTag.tag_id.in_(_NAMED))
+_DETACH_OTHERS = _OF_POST.where(PostTag.tag_id.not_in(_NAMED))
+
 _ORDER_VALUES = {
     "id": lambda row: row.id,
     "name": lambda row: key_of(row.name),
@@ -84,8 +101,9 @@ async def ensure(tx: Transaction, names: Iterable[str]) -> dict[str, TagRow]:
 async def create(tx: Transaction, names: Sequence[str]) -> list[TagRow]:
     """Adds the tags that there are not yet, and returns the tag of each name, counted, in order."""
     found = await ensure(tx, names)
-    statement = _COUNTED.where(is_one_of(Tag.id, [tag.id for tag in found.values()]))
-    counted = {row.id: TagRow._make(row) for row in await tx.execute(statement)}
+    statement = _COUNTED.where(is_one_of(Tag.id, "ids"))
+    result = await tx.execute(statement, {"ids": [tag.id for tag in found.values()]})
+    counted = {row.id: TagRow._make(row) for row in result}
     return [counted[found[key_of(name)].id] for name in names]
 
 
@@ -125,7 +143,7 @@ async def list_page(read: Session, prefix: str, window: keyset.Window) -> keyset
         statement = _by_count(read.dialect, first, window)
     else:
         statement = _by_name(first, window)
-    result = await read.execute(statement)
+    result = await read.execute(statement, window.parameters)
     return keyset.page([TagRow._make(row) for row in result], window, _ORDER_VALUES)
 
 
@@ -193,30 +211,22 @@ async def link(tx: Transaction, post_id: int, found: Mapping[str, TagRow]) -> in
 
 async def detach(tx: Transaction, post_id: int, names: Iterable[str]) -> int:
     """Takes tags from a post and returns how many of them it had."""
-    named = select(Tag.id).where(is_one_of(Tag.name_key, [key_of(name) for name in names]))
-    statement = sql_delete(PostTag).where(PostTag.post_id == post_id, PostTag.tag_id.in_(named))
-    return (await tx.execute(statement)).rowcount
+    told = {"post": post_id, "names": [key_of(name) for name in names]}
+    return (await tx.execute(_DETACH, told)).rowcount
 
 
 async def replace(tx: Transaction, post_id: int, names: Sequence[str]) -> int:
     """Makes these the tags of a post and returns how many came or went."""
-    kept = select(Tag.id).where(is_one_of(Tag.name_key, [key_of(name) for name in names]))
-    statement = sql_delete(PostTag).where(PostTag.post_id == post_id, PostTag.tag_id.not_in(kept))
-    gone = (await tx.execute(statement)).rowcount
+    told = {"post": post_id, "names": [key_of(name) for name in names]}
+    gone = (await tx.execute(_DETACH_OTHERS, told)).rowcount
     return gone + await attach(tx, post_id, names)
 
 
 async def of_posts(read: Session, post_ids: Sequence[int]) -> dict[int, list[TagRow]]:
     """Returns the tags of each post that has any, by name, in one statement."""
-    statement = (
-        select(PostTag.post_id, *_COLUMNS)
-        .join(Tag, Tag.id == PostTag.tag_id)
-        .where(is_one_of(PostTag.post_id, post_ids))
-        .order_by(Tag.name_key)
-    )
     tags: dict[int, list[TagRow]] = {}
-    for row in await read.execute(statement):
-        tags.setdefault(row.post_id, []).append(_to_row(row[1:]))
+    for row in (await read.execute(_OF_POSTS, {"post_ids": post_ids})).all():
+        tags.setdefault(row[0], []).append(_to_row(row[1:]))
     return tags
 
 
@@ -251,13 +261,8 @@ def _by_count(dialect: str, first: str, window: keyset.Window) -> Select[*tuple[
 
 async def _lock(tx: Transaction, keys: Sequence[str]) -> dict[str, TagRow]:
     """Returns the tags that there are, by key, locked against deletion."""
-    statement = (
-        select(Tag.name_key, *_COLUMNS)
-        .where(is_one_of(Tag.name_key, keys))
-        .order_by(Tag.name_key)
-        .with_for_update(read=True, key_share=True)
-    )
-    return {row.name_key: _to_row(row[1:]) for row in await tx.execute(statement)}
+    rows = (await tx.execute(_LOCK, {"keys": keys})).all()
+    return {row[0]: _to_row(row[1:]) for row in rows}
 
 
 def _to_row(row: Sequence[Any]) -> TagRow:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Select, and_, case, or_, select, union_all
+from sqlalchemy import Select, and_, bindparam, case, or_, select, union_all
 from sqlalchemy.orm import aliased
 
 from storage import keyset
@@ -104,6 +105,7 @@ _TRANSFERS: Select[*tuple[Any, ...]] = select(
     _Resolution.created_at.label("resolved_at"),
 ).outerjoin(_Resolution, _Resolution.hold_id == _Entry.id)
 
+_FIND = _TRANSFERS.where(_Entry.id == bindparam("transfer_id"), _IS_TRANSFER)
 
 _SIDES = {Direction.INCOMING: _Entry.to_user_id, Direction.OUTGOING: _Entry.from_user_id}
 _SIDES_OF_OPEN = {
@@ -118,8 +120,7 @@ async def get(read: Session, transfer_id: int) -> TransferRow:
     Raises:
         NotFound: when there is none.
     """
-    statement = _TRANSFERS.where(_Entry.id == transfer_id, _IS_TRANSFER)
-    row = (await read.execute(statement)).one_or_none()
+    row = (await read.execute(_FIND, {"transfer_id": transfer_id})).one_or_none()
     if row is None:
         raise NotFound("transfer", transfer_id)
     return _to_row(row)
@@ -135,13 +136,20 @@ async def list_page(
         where: which transfers.
         window: which page, ordered by `id`.
     """
+    statement = _page(where._replace(user_id=0), window.shape)
+    result = await read.execute(statement, {"user_ids": [where.user_id], **window.parameters})
+    return keyset.page([_to_row(row) for row in result.all()], window, {"id": lambda row: row.id})
+
+
+@lru_cache(keyset.SHAPES)
+def _page(where: Filter, window: keyset.Window) -> Select[*tuple[Any, ...]]:
+    """Selects a page of the transfers of some user that match."""
     directions = [where.direction] if where.direction else list(Direction)
     # A page of either side, and of these the page: nobody is on both sides of one transfer.
     sides = [_page_of_side(where, direction, window).subquery() for direction in directions]
     page = union_all(*(select(side) for side in sides)).subquery()
     statement = select(page).order_by(*keyset.order_by(window.order, {"id": page.c.id}))
-    result = await read.execute(statement.limit(row_limit(window.limit + 1)))
-    return keyset.page([_to_row(row) for row in result], window, {"id": lambda row: row.id})
+    return statement.limit(row_limit(window.limit + 1))
 
 
 def _page_of_side(
@@ -154,7 +162,7 @@ def _page_of_side(
         statement = _TRANSFERS.join(OpenHold, _Entry.id == OpenHold.transfer_id)
     else:
         side, number, statement = _SIDES[direction], _Entry.id, _TRANSFERS
-    statement = statement.where(is_one_of(side, [where.user_id]), _is_in(where.state))
+    statement = statement.where(is_one_of(side, "user_ids"), _is_in(where.state))
     return keyset.paged(statement, window, {"id": number}, within=side)
 
 

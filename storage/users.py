@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sqlalchemy import Select, exists, func, insert, not_, select
+from sqlalchemy import Select, bindparam, exists, func, insert, not_, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import update as sql_update
 
 from storage import keyset
 from storage.casefold import fold
-from storage.dialects.rows import change_one
-from storage.dialects.search import containing
+from storage.dialects.rows import ChangeOne, named, new_values
+from storage.dialects.search import Way, containing, search
 from storage.dialects.sql import (
     changed_at,
     is_looked_up,
@@ -21,6 +22,7 @@ from storage.dialects.sql import (
     moment_after,
     planned_for_its_values,
 )
+from storage.dialects.types import EPOCH
 from storage.errors import Contention, NotFound, Stale
 from storage.models import Post, Profile, Role, User
 from storage.profiles import ProfileRow
@@ -74,6 +76,21 @@ class Filter(NamedTuple):
     created_before: datetime | None = None
     has_published: bool = False
 
+    @property
+    def shape(self) -> Filter:
+        """What it has in common with all filters that the same conditions are for."""
+        return self._replace(
+            query="",
+            created_after=self.created_after and EPOCH,
+            created_before=self.created_before and EPOCH,
+        )
+
+    @property
+    def parameters(self) -> dict[str, datetime]:
+        """What the conditions are told of this one, but for the query."""
+        bounds = {"created_after": self.created_after, "created_before": self.created_before}
+        return {name: moment for name, moment in bounds.items() if moment is not None}
+
 
 class NewUser(NamedTuple):
     """What a user is made of."""
@@ -107,6 +124,12 @@ _PROFILE_COLUMNS = (Profile.bio, Profile.avatar_url, Profile.updated_at)
 
 _BASIC: Select[*tuple[Any, ...]] = select(*COLUMNS)
 _WITH_PROFILE: Select[*tuple[Any, ...]] = select(*COLUMNS, *_PROFILE_COLUMNS).outerjoin(Profile)
+_WITH_HASH: Select[*tuple[Any, ...]] = select(*COLUMNS, User.password_hash)
+
+_FOLDED = {"email": "email_key", "username": "username_key"}
+_KEY_COLUMNS = {"id": User.id, "email": User.email_key, "username": User.username_key}
+_INSERT = insert(User).returning(*COLUMNS)
+_KEEP = _BASIC.where(User.id == bindparam("user_id")).with_for_update(read=True, key_share=True)
 
 _PLANNED_FOR_ITS_VALUES = planned_for_its_values(User)
 
@@ -129,11 +152,8 @@ async def create(tx: Transaction, new: NewUser) -> UserRow:
     Raises:
         AlreadyExists: when the email or the username is taken.
     """
-    statement = insert(User).values(
-        **new._asdict(), email_key=fold(new.email), username_key=fold(new.username)
-    )
-    result = await tx.execute(statement.returning(*COLUMNS))
-    return _to_row(result.one())
+    values = {**new._asdict(), "email_key": fold(new.email), "username_key": fold(new.username)}
+    return _to_row((await tx.execute(_INSERT, values)).one())
 
 
 async def get(read: Session, key: Key, *, profile: bool = False) -> UserRow:
@@ -142,7 +162,7 @@ async def get(read: Session, key: Key, *, profile: bool = False) -> UserRow:
     Raises:
         NotFound: when there is none.
     """
-    result = await read.execute(_select(profile=profile).where(_is(key)))
+    result = await read.execute(_find(key.field, profile=profile), _named(key))
     row = result.one_or_none()
     if row is None:
         raise NotFound("user", key.value)
@@ -155,8 +175,7 @@ async def get_for_key_share(tx: Transaction, user_id: int) -> UserRow:
     Raises:
         NotFound: when there is none.
     """
-    statement = _BASIC.where(User.id == user_id).with_for_update(read=True, key_share=True)
-    row = (await tx.execute(statement)).one_or_none()
+    row = (await tx.execute(_KEEP, {"user_id": user_id})).one_or_none()
     if row is None:
         raise NotFound("user", user_id)
     return _to_row(row)
@@ -166,8 +185,8 @@ async def batch_get(
     read: Session, ids: Sequence[int], *, profile: bool = False
 ) -> dict[int, UserRow]:
     """Returns those of the users that there are, by id."""
-    result = await read.execute(_select(profile=profile).where(is_one_of(User.id, ids)))
-    return {row.id: row for row in map(_to_row, result)}
+    result = await read.execute(_find_all(profile=profile), {"ids": ids})
+    return {row.id: row for row in map(_to_row, result.all())}
 
 
 async def list_page(
@@ -182,16 +201,19 @@ async def list_page(
             points of their folded form.
         profile: loads the profiles too.
     """
-    matching = _BASIC.where(*await _conditions(read, where))
-    statement = keyset.paged(matching, window, _ORDER_COLUMNS)
-    result = await read.execute(_with_profiles(statement, window) if profile else statement)
-    return keyset.page([_to_row(row) for row in result], window, _ORDER_VALUES)
+    found = await search(read, User, fold(where.query))
+    statement = _page(where.shape, found.way, window.shape, profile=profile)
+    parameters = {**where.parameters, **found.parameters, **window.parameters}
+    result = await read.execute(statement, parameters)
+    return keyset.page([_to_row(row) for row in result.all()], window, _ORDER_VALUES)
 
 
 async def count(read: Session, where: Filter) -> int:
     """Returns how many users match."""
-    matching = select(func.count()).select_from(User).where(*await _conditions(read, where))
-    total: int = (await read.execute(matching)).scalar_one()
+    found = await search(read, User, fold(where.query))
+    matching = select(func.count()).select_from(User).where(*_conditions(where, found.way))
+    parameters = {**where.parameters, **found.parameters}
+    total: int = (await read.execute(matching, parameters)).scalar_one()
     return total
 
 
@@ -215,18 +237,10 @@ async def update(
         Stale: when the user has changed since `unchanged_since`.
         AlreadyExists: when the email or the username is taken.
     """
-    values = {getattr(User, name): value for name, value in changes.items()}
-    stamp = changed_at(User.updated_at, values)
-    if "email" in changes:
-        values[User.email_key] = fold(str(changes["email"]))
-    if "username" in changes:
-        values[User.username_key] = fold(str(changes["username"]))
-    statement = (
-        sql_update(User)
-        .where(*_unchanged(user_id, unchanged_since))
-        .values({**values, User.updated_at: stamp})
-    )
-    row = await change_one(tx, statement, User.id == user_id, COLUMNS)
+    keys = {_FOLDED[name]: fold(str(changes[name])) for name in _FOLDED if name in changes}
+    change = _change(tuple(sorted(changes)), conditional=unchanged_since is not None)
+    told = {"key": user_id, "since": unchanged_since, **named({**changes, **keys})}
+    row = await change.execute(tx, told)
     if row is None:
         raise await _why_missed(tx, user_id, unchanged_since)
     return _to_row(row)
@@ -246,24 +260,26 @@ async def delete(tx: Transaction, user_id: int, *, unchanged_since: datetime | N
 
 async def deactivate(tx: Transaction, where: Filter) -> int:
     """Makes the matching users inactive and returns how many there were."""
+    found = await search(tx, User, fold(where.query))
     statement = (
         sql_update(User)
-        .where(User.id.in_(await _locked(tx, where)))
+        .where(User.id.in_(_locked(where, found.way)))
         .values({User.is_active: False, User.updated_at: moment_after(User.updated_at)})
     )
-    return (await tx.execute(statement)).rowcount
+    return (await tx.execute(statement, {**where.parameters, **found.parameters})).rowcount
 
 
 async def purge(tx: Transaction, where: Filter) -> int:
     """Removes the matching users and returns how many there were."""
-    statement = sql_delete(User).where(User.id.in_(await _locked(tx, where)))
-    return (await tx.execute(statement)).rowcount
+    found = await search(tx, User, fold(where.query))
+    statement = sql_delete(User).where(User.id.in_(_locked(where, found.way)))
+    return (await tx.execute(statement, {**where.parameters, **found.parameters})).rowcount
 
 
 async def get_credentials(read: Session, key: Key) -> Credentials | None:
     """Returns a user and their password hash, or None when there is no such user."""
-    statement = select(*COLUMNS, User.password_hash).where(_is(key))
-    row = (await read.execute(statement)).one_or_none()
+    statement = _WITH_HASH.where(_is(key.field))
+    row = (await read.execute(statement, _named(key))).one_or_none()
     return None if row is None else Credentials(_to_row(row[:-1]), row[-1])
 
 
@@ -291,14 +307,29 @@ async def rehash_password(tx: Transaction, user_id: int, old_hash: str, new_hash
     )
 
 
-def _select(*, profile: bool) -> Select[*tuple[Any, ...]]:
-    return _WITH_PROFILE if profile else _BASIC
+@cache
+def _find(field: str, *, profile: bool) -> Select[*tuple[Any, ...]]:
+    """Selects the user with a key."""
+    return (_WITH_PROFILE if profile else _BASIC).where(_is(field))
 
 
-def _with_profiles(
-    page: Select[*tuple[Any, ...]], window: keyset.Window
+@cache
+def _find_all(*, profile: bool) -> Select[*tuple[Any, ...]]:
+    """Selects the users with some ids."""
+    return (_WITH_PROFILE if profile else _BASIC).where(is_one_of(User.id, "ids"))
+
+
+@lru_cache(keyset.SHAPES)
+def _page(
+    where: Filter, way: Way, window: keyset.Window, *, profile: bool
 ) -> Select[*tuple[Any, ...]]:
-    """Joins the profiles to the rows of a page: none is read for a row that is not on it."""
+    """Selects a page of the users that match.
+
+    The profiles are joined to the rows of the page: none is read for a row that is not on it.
+    """
+    page = keyset.paged(_BASIC.where(*_conditions(where, way)), window, _ORDER_COLUMNS)
+    if not profile:
+        return page
     users = page.add_columns(User.username_key).subquery()
     order = {field: users.c[column.key] for field, column in _ORDER_COLUMNS.items()}
     return (
@@ -306,6 +337,18 @@ def _with_profiles(
         .outerjoin_from(users, Profile, Profile.user_id == users.c.id)
         .order_by(*keyset.order_by(window.order, order))
     )
+
+
+@cache
+def _change(fields: tuple[str, ...], *, conditional: bool) -> ChangeOne:
+    """Gives fields of a user new values."""
+    values = new_values(User, fields)
+    stamp = changed_at(User.updated_at, values)
+    values |= new_values(User, [_FOLDED[name] for name in _FOLDED if name in fields])
+    statement = sql_update(User).where(User.id == bindparam("key"))
+    if conditional:
+        statement = statement.where(User.updated_at == bindparam("since"))
+    return ChangeOne(statement.values({**values, User.updated_at: stamp}), COLUMNS, User.id)
 
 
 def _to_row(row: Sequence[Any]) -> UserRow:
@@ -320,39 +363,37 @@ def _to_row(row: Sequence[Any]) -> UserRow:
     return UserRow(*row[:width])._replace(profile=profile)
 
 
-def _is(key: Key) -> ColumnElement[bool]:
-    if key.field == "id":
-        return User.id == key.value
-    column = User.email_key if key.field == "email" else User.username_key
-    return column == fold(str(key.value))
+def _is(field: str) -> ColumnElement[bool]:
+    return _KEY_COLUMNS[field] == bindparam("key")
 
 
-async def _conditions(session: Session, where: Filter) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
+def _named(key: Key) -> dict[str, int | str]:
+    return {"key": key.value if key.field == "id" else fold(str(key.value))}
+
+
+def _conditions(where: Filter, way: Way) -> list[ColumnElement[bool]]:
+    conditions = containing((User.username_key, User.email_key), way)
     if where.is_active is not None:
         # As the predicate of the partial index is written: `IS false` would not be taken for it.
         active = User.is_active.expression
         conditions.append(active if where.is_active else not_(active))
     if where.role is not None:
         conditions.append(User.role == literal(where.role))
-    if where.query:
-        searched = (User.username_key, User.email_key)
-        conditions.append(await containing(session, searched, fold(where.query)))
     if where.created_after is not None:
-        conditions.append(User.created_at > where.created_after)
+        conditions.append(User.created_at > bindparam("created_after"))
     if where.created_before is not None:
-        conditions.append(User.created_at < where.created_before)
+        conditions.append(User.created_at < bindparam("created_before"))
     if where.has_published:
         published = exists().where(is_looked_up(Post.author_id, User.id), Post.published.expression)
         conditions.append(published.correlate(User))
-    if where.query or where.created_after is not None or where.created_before is not None:
+    if way is not Way.ALL or where.parameters:
         conditions.append(_PLANNED_FOR_ITS_VALUES)
     return conditions
 
 
-async def _locked(tx: Transaction, where: Filter) -> Select[*tuple[Any, ...]]:
+def _locked(where: Filter, way: Way) -> Select[*tuple[Any, ...]]:
     """The ids of the matching users, locked in id order so that two of these never deadlock."""
-    ids = select(User.id).where(*await _conditions(tx, where)).order_by(User.id)
+    ids = select(User.id).where(*_conditions(where, way)).order_by(User.id)
     return ids.with_for_update(key_share=True)
 
 

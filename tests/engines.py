@@ -136,6 +136,8 @@ def mariadb(folder: Path) -> Iterator[Engine]:
             "--no-defaults",
             f"--datadir={data}",
             f"--socket={socket}",
+            # Servers that share one meet each other's temporary tables.
+            f"--tmpdir={data}",
             f"--pid-file={folder / 'pid'}",
             f"--user={owner}",
             *told,

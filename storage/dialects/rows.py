@@ -32,10 +32,11 @@ from storage.dialects.types import EPOCH, MYSQL_COLLATION, TICK
 from storage.errors import of_sqlstate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sqlalchemy import (
         CTE,
+        BindParameter,
         ClauseElement,
         ColumnElement,
         CursorResult,
@@ -187,18 +188,26 @@ async def insert_missing(
         columns: the values of each column, all of the same length.
         returning: what the result tells of each row that was added.
     """
-    statement = adding_missing(table)
     if tx.dialect == "postgresql":
-        # The statement's text is the same for any number of rows.
-        unnested = (
-            func.unnest(bindparam(None, list(values), type_=ARRAY(column.type)))
-            for column, values in columns.items()
-        )
-        statement = statement.from_select(list(columns), select(*unnested))
-    else:
-        rows = zip(*columns.values(), strict=True)
-        statement = statement.values([dict(zip(columns, row, strict=True)) for row in rows])
+        lists = {column.key: list(values) for column, values in columns.items()}
+        return await tx.execute(_adding(table, tuple(columns), tuple(returning)), named(lists))
+    rows = zip(*columns.values(), strict=True)
+    statement = adding_missing(table).values([dict(zip(columns, row, strict=True)) for row in rows])
     return await tx.execute(statement.returning(*returning) if returning else statement)
+
+
+@cache
+def _adding(
+    table: type[Base],
+    columns: tuple[InstrumentedAttribute[Any], ...],
+    returning: tuple[InstrumentedAttribute[Any], ...],
+) -> Insert:
+    """PostgreSQL: adds rows, any number of them by one text."""
+    unnested = (
+        func.unnest(bindparam(f"new_{column.key}", type_=ARRAY(column.type))) for column in columns
+    )
+    statement = adding_missing(table).from_select(list(columns), select(*unnested))
+    return statement.returning(*returning) if returning else statement
 
 
 async def update_rows(
@@ -259,25 +268,43 @@ def _deleting(
     return delete(table).where(*(column == rows.c[column.key] for column in keys)), rows
 
 
-async def change_one(
-    tx: Transaction,
-    statement: Update,
-    key: ColumnElement[bool],
-    columns: Sequence[InstrumentedAttribute[Any]],
-) -> Row[Any] | None:
-    """Changes a row and returns it, or None when there is none that the statement changes.
+def new_values(table: type[Base], names: Iterable[str]) -> dict[Any, BindParameter[Any]]:
+    """Returns what columns are changed to: parameters, whose values `named` tells."""
+    columns = [getattr(table, name) for name in names]
+    return {column: bindparam(f"new_{column.key}", type_=column.type) for column in columns}
+
+
+def named(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parameters that columns are changed to, by the names of the columns."""
+    return {f"new_{name}": value for name, value in values.items()}
+
+
+class ChangeOne:
+    """A change of the row with a key, which answers with the row.
 
     Args:
-        tx: the transaction.
-        statement: the change, of one row at most.
-        key: finds the row again, whatever was changed.
+        change: of one row at most, whose key is the parameter `key`.
         columns: what is returned of it.
+        key: the column that the key is in.
     """
-    if tx.dialect == "mysql":
-        if (await tx.execute(statement)).rowcount == 0:
-            return None
-        return (await tx.execute(select(*columns).where(key))).one()
-    return (await tx.execute(statement.returning(*columns))).one_or_none()
+
+    def __init__(
+        self,
+        change: Update,
+        columns: Sequence[InstrumentedAttribute[Any]],
+        key: InstrumentedAttribute[Any],
+    ) -> None:
+        self._change = change
+        self._returning = change.returning(*columns)
+        self._again = select(*columns).where(key == bindparam("key"))
+
+    async def execute(self, tx: Transaction, parameters: Mapping[str, Any]) -> Row[Any] | None:
+        """Changes the row and returns it, or None when there is none that it is for."""
+        if tx.dialect == "mysql":
+            if (await tx.execute(self._change, parameters)).rowcount == 0:
+                return None
+            return (await tx.execute(self._again, parameters)).one()
+        return (await tx.execute(self._returning, parameters)).one_or_none()
 
 
 class Together:

@@ -6,9 +6,11 @@ characters on. MariaDB has none, and reads rows until a page is full.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import and_, column, func, inspect, literal_column, or_, select, table
+from sqlalchemy import and_, bindparam, column, func, inspect, literal_column, or_, select, table
 
 from storage.dialects.sql import Spelt
 
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import InstrumentedAttribute
 
     from storage.database import Session
+    from storage.models import Base
 
+_PART, _PATTERN, _PHRASE = "search", "search_pattern", "search_phrase"
+_ESCAPE = "/"
 # What the indexes keep is as long.
 _TRIGRAM = 3
 # Rows that contain a text: to look so many up costs about as much as to walk, in the list's order,
@@ -27,43 +32,89 @@ _TRIGRAM = 3
 _COMMON = 2_000
 
 
-async def containing(
-    session: Session, columns: Sequence[InstrumentedAttribute[str]], part: str
-) -> ColumnElement[bool]:
-    """Returns the condition that a column contains a text, code point by code point.
+class Way(Enum):
+    """How rows are found."""
+
+    ALL = auto()
+    BY_TEXT = auto()
+    BY_INDEX = auto()
+
+
+class Search(NamedTuple):
+    """A search for a text, as it is best made.
+
+    Args:
+        part: the text, folded as the columns are; empty for all rows.
+        way: what its statement depends on.
+    """
+
+    part: str
+    way: Way
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """What the statement is told of the text."""
+        if self.way is Way.ALL:
+            return {}
+        escaped = re.sub(f"[%_{_ESCAPE}]", rf"{_ESCAPE}\g<0>", self.part)
+        return {_PART: self.part, _PATTERN: f"%{escaped}%", _PHRASE: _phrase(self.part)}
+
+
+async def search(session: Session, of: type[Base], part: str) -> Search:
+    """Returns how a text is best searched for.
 
     PostgreSQL decides by the text whether its index is worth it. SQLite does not: its index is
     asked first, in a statement of its own, whether the text is rare.
 
     Args:
-        session: where the condition will be asked for.
-        columns: of one table, those that its search index has.
-        part: the text, folded as the columns are; not empty.
+        session: where it will be searched for.
+        of: the table.
+        part: the text, folded as the table's columns are; empty for all rows.
     """
-    contains = or_(*(_contains(each, part) for each in columns))
+    if not part:
+        return Search(part, Way.ALL)
     # A NUL would end the query of the index.
     if session.dialect != "sqlite" or len(part) < _TRIGRAM or "\0" in part:
-        return contains
-    found = _found_by_sqlite(columns[0].class_.__tablename__, part)
+        return Search(part, Way.BY_TEXT)
     more: Select[*tuple[Any, ...]] = (
-        found.with_only_columns(literal_column("1")).limit(1).offset(_COMMON)
+        _found_by_index(of).with_only_columns(literal_column("1")).limit(1).offset(_COMMON)
     )
-    if (await session.execute(more)).first() is not None:
-        return contains
-    (key,) = inspect(columns[0].class_).primary_key
+    is_common = (await session.execute(more, {_PHRASE: _phrase(part)})).first() is not None
+    return Search(part, Way.BY_TEXT if is_common else Way.BY_INDEX)
+
+
+def containing(
+    columns: Sequence[InstrumentedAttribute[str]], way: Way
+) -> list[ColumnElement[bool]]:
+    """Returns the conditions that a column contains the text of a search, by code points.
+
+    Args:
+        columns: of one table, those that its search index has.
+        way: of the search, whose parameters the statement takes.
+    """
+    if way is Way.ALL:
+        return []
+    contains = or_(*(_contains(each) for each in columns))
+    if way is Way.BY_TEXT:
+        return [contains]
+    of: Any = columns[0].class_
+    (key,) = inspect(of).primary_key
     # The index takes what is no character, such as U+FFFE, for one and the same.
-    return and_(key.in_(found), contains)
+    return [and_(key.in_(_found_by_index(of)), contains)]
 
 
-def _contains(text: InstrumentedAttribute[str], part: str) -> ColumnElement[bool]:
-    like = text.contains(part, autoescape=True)
-    return Spelt(postgresql=like, mysql=like, sqlite=func.instr(text, part) > 0)
+def _contains(text: InstrumentedAttribute[str]) -> ColumnElement[bool]:
+    like = text.like(bindparam(_PATTERN), escape=_ESCAPE)
+    return Spelt(postgresql=like, mysql=like, sqlite=func.instr(text, bindparam(_PART)) > 0)
 
 
-def _found_by_sqlite(name: str, part: str) -> Select[*tuple[Any, ...]]:
-    """Selects the ids that the search index of a table has for a text."""
-    index = f"ix_{name}_search"
-    # Between quotes everything is text, and a quote is two.
-    phrase = '"' + part.replace('"', '""') + '"'
+def _found_by_index(of: type[Base]) -> Select[*tuple[Any, ...]]:
+    """Selects the ids that SQLite's search index of a table has for a text."""
+    index = f"ix_{of.__tablename__}_search"
     ids: Select[*tuple[Any, ...]] = select(column("rowid")).select_from(table(index))
-    return ids.where(column(index).match(phrase))
+    return ids.where(column(index).match(bindparam(_PHRASE)))
+
+
+def _phrase(part: str) -> str:
+    # Between quotes everything is text, and a quote is two.
+    return '"' + part.replace('"', '""') + '"'

@@ -77,21 +77,19 @@ def _spell(element: Spelt, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: AN
     return f"({compiler.process(element.spellings[compiler.dialect.name], **kw)})"
 
 
-def is_one_of(
-    column: InstrumentedAttribute[Any], values: Sequence[int] | Sequence[str]
-) -> ColumnElement[bool]:
-    """Tells whether the column holds one of the values.
+def is_one_of(column: InstrumentedAttribute[Any], name: str) -> ColumnElement[bool]:
+    """Tells whether the column holds one of the values of a parameter, which is a list.
 
     On PostgreSQL they travel as one array, so that the statement's text, and with it its prepared
     plan, is the same for any number of them.
     """
-    listed = column.in_(values)
-    in_array = column == any_(bindparam(None, list(values), type_=ARRAY(column.type)))
+    listed = column.in_(bindparam(name, expanding=True))
+    in_array = column == any_(bindparam(name, type_=ARRAY(column.type)))
     return Spelt(postgresql=in_array, mysql=listed, sqlite=listed)
 
 
-def is_one_of_given(column: InstrumentedAttribute[Any], name: str) -> ColumnElement[bool]:
-    """Tells, as `is_one_of`, whether the column holds one of the values of a named parameter."""
+def is_one_of_any_length(column: InstrumentedAttribute[Any], name: str) -> ColumnElement[bool]:
+    """Tells the same, for a plan that does not depend on the length of the list."""
     listed = column.in_(bindparam(name, expanding=True))
     return Spelt(
         postgresql=column == any_(of_any_length(name, column.type)), mysql=listed, sqlite=listed
@@ -133,15 +131,19 @@ def is_walked_from(
 
 
 def is_after(
-    columns: Sequence[Any], values: Sequence[Any], *, descending: bool
+    columns: Sequence[Any], names: Sequence[str], *, descending: bool
 ) -> ColumnElement[bool]:
     """Tells whether a row comes after another in an order, by one column or by two.
 
     MariaDB walks no index for a comparison of rows.
+
+    Args:
+        columns: what the rows are in the order of.
+        names: the parameters that have the other row's values.
+        descending: whether the order is.
     """
     marks = [
-        bindparam(None, value, type_=column.type)
-        for column, value in zip(columns, values, strict=True)
+        bindparam(name, type_=column.type) for column, name in zip(columns, names, strict=True)
     ]
     here, there = tuple_(*columns), tuple_(*marks)
     by_rows = here < there if descending else here > there
@@ -290,7 +292,7 @@ def first_of_each(  # noqa: PLR0913, PLR0917 - a statement has as many parts
     columns: Sequence[InstrumentedAttribute[Any]],
     column: InstrumentedAttribute[Any],
     owner: InstrumentedAttribute[Any],
-    values: Sequence[int],
+    name: str,
     order: Sequence[InstrumentedAttribute[Any]],
     rows: int,
 ) -> Select[*tuple[Any, ...]]:
@@ -304,7 +306,7 @@ def first_of_each(  # noqa: PLR0913, PLR0917 - a statement has as many parts
         columns: what is selected, the order's columns among it.
         column: tells whose a row is.
         owner: the key of the owners' table.
-        values: of the owners.
+        name: the parameter that lists the owners.
         order: by which rows are first.
         rows: how many of each owner.
     """
@@ -317,11 +319,11 @@ def first_of_each(  # noqa: PLR0913, PLR0917 - a statement has as many parts
             .lateral()
         )
         owned = select(*first.c).select_from(owner.class_).join(first, true())
-        return owned.where(is_one_of(owner, values)).order_by(
+        return owned.where(is_one_of(owner, name)).order_by(
             *(first.c[each.key].desc() for each in order)
         )
     place = func.row_number().over(partition_by=column, order_by=[each.desc() for each in order])
-    numbered = select(*columns, place.label("place")).where(column.in_(values)).subquery()
+    numbered = select(*columns, place.label("place")).where(is_one_of(column, name)).subquery()
     return (
         select(*(numbered.c[each.key] for each in columns))
         .where(numbered.c.place <= rows)

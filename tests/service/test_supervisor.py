@@ -38,6 +38,7 @@ async def supervised(
 async def test_the_total_of_all_pools_is_printed_and_logged(supervised: Byline) -> None:
     # Each worker's health check has a connection of its own.
     assert supervised.printed("pool +(.+)") == "up to 16 connections: 2 worker(s) of 8 each"
+    await until(lambda: bool(supervised.logged("serving")))
     (line,) = supervised.logged("serving")
     assert (line["workers"], line["pool_per_worker"], line["pool_total"]) == (2, 8, 16)
 
