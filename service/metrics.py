@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 from bisect import bisect_left
 from importlib.metadata import version
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
@@ -20,11 +21,14 @@ from prometheus_client.core import (
     SummaryMetricFamily,
 )
 
+from service.policy import name_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client import Metric
 
+    from service.admission import Admission
     from service.errors import Code
     from service.passwords import Passwords
     from storage.database import Database
@@ -121,10 +125,14 @@ class Metrics:
         return self._methods.setdefault(path, Method(path))
 
     def look_at(
-        self, database: Database, transfers: Alone | Together, passwords: Passwords
+        self,
+        admission: Admission,
+        database: Database,
+        transfers: Alone | Together,
+        passwords: Passwords,
     ) -> None:
         """Has the parts of a server tell how they stand, whenever somebody asks."""
-        self._registry.register(_Parts(database, transfers, passwords))
+        self._registry.register(_Parts(admission, database, transfers, passwords))
 
     def page(self) -> bytes:
         """Returns all of it in Prometheus' text format."""
@@ -199,16 +207,22 @@ class _Calls:
 
 
 class _Parts:
-    """The metrics of the parts of a server: pool, statements, transfers and passwords."""
+    """The metrics of the parts of a server: shares, pool, statements, transfers and passwords."""
 
     def __init__(
-        self, database: Database, transfers: Alone | Together, passwords: Passwords
+        self,
+        admission: Admission,
+        database: Database,
+        transfers: Alone | Together,
+        passwords: Passwords,
     ) -> None:
+        self._admission = admission
         self._database = database
         self._transfers = transfers
         self._passwords = passwords
 
     def collect(self) -> Iterator[Metric]:
+        yield from _of_admission(self._admission)
         yield from _of_pool(self._database)
         yield from _of_statements(self._database.figures)
         batches = Tally(TRANSFERS)
@@ -236,6 +250,27 @@ class _Parts:
                 "database": self._database.engine.dialect.name,
             },
         )
+
+
+def _of_admission(admission: Admission) -> Iterator[Metric]:
+    gates = [(name_of(access), gate) for access, gate in admission.gates.items()]
+    for name, text, standing in (
+        ("limit", "calls that may be under way at once", attrgetter("limit")),
+        ("under_way", "calls that were taken on and have not ended", attrgetter("under_way")),
+        ("queued", "calls that wait to be taken on", attrgetter("waiting")),
+    ):
+        values = (((access,), standing(gate)) for access, gate in gates)
+        yield _gauge(f"byline_calls_{name}", text, ("access",), values)
+    yield _counter(
+        "byline_calls_shed",
+        "calls that were not taken on, by why",
+        ("access", "reason"),
+        (
+            ((name_of(access), reason), number)
+            for access in admission.gates
+            for reason, number in admission.shed(access).items()
+        ),
+    )
 
 
 def _of_pool(database: Database) -> Iterator[Metric]:

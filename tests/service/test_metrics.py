@@ -18,7 +18,7 @@ from service.errors import Code
 from service.metrics import Metrics
 from service.server import Server
 from tests import factories
-from tests.clients import Client, refusal_of
+from tests.clients import Client, outcome_of, refusal_of
 from tests.onlookers import locked_user, until_waiting_for_a_lock
 from tests.processes import until
 
@@ -121,6 +121,38 @@ async def test_who_waits_for_a_connection_is_seen(settings: Settings, database_u
         await asyncio.gather(deleting, counting)
         assert await seen.value("byline_pool_waiting") == 0
         assert await seen.value("grpc_server_in_flight") == 0
+
+
+async def test_who_is_taken_on_who_waits_and_who_is_not_taken_on_are_seen(
+    settings: Settings, database_url: str
+) -> None:
+    async with serving(settings, database_url, max_writes=1, call_queue=1) as seen:
+        made = await factories.create_user(seen.client)
+        assert await seen.value("byline_calls_limit", access="write") == 1
+        async with locked_user(database_url, made.id):
+            calls = [
+                asyncio.ensure_future(
+                    outcome_of(seen.client.users.DeleteUser(pb.DeleteUserRequest(id=made.id)))
+                )
+                for _ in range(3)
+            ]
+            await until_waiting_for_a_lock(database_url)
+            await until(lambda: any(call.done() for call in calls))
+            for name in ("byline_calls_under_way", "byline_calls_queued"):
+                assert await seen.value(name, access="write") == 1
+                assert await seen.value(name) == 1
+            calls.pop(next(n for n, call in enumerate(calls) if call.done()))
+            for call in calls:
+                call.cancel()
+            await asyncio.wait(calls)
+
+            async def has_left() -> bool:
+                return await seen.value("byline_calls_shed_total", reason="gave_up") == 1
+
+            await until(has_left)
+        assert await seen.value("byline_calls_shed_total", reason="queue_full") == 1
+        assert await seen.value("byline_calls_shed_total", access="write") == 2
+        assert await seen.value("byline_calls_shed_total") == 2
 
 
 async def test_transfers_that_were_made_together_are_one_batch(seen: Seen) -> None:
