@@ -126,7 +126,7 @@ class Server:
 
     async def metrics(self) -> bytes:
         """Returns the metrics in Prometheus' text format."""
-        return self._metrics.page()
+        return await self._metrics.page()
 
     async def is_ready(self) -> bool:
         """Tells whether calls are to be sent here."""
