@@ -12,7 +12,7 @@ from sqlalchemy import update as sql_update
 from storage import keyset
 from storage.casefold import fold
 from storage.dialects.rows import insert_missing
-from storage.dialects.sql import changed_at, is_one_of, joined_count
+from storage.dialects.sql import changed_at, is_one_of, joined_count, looked_up_by
 from storage.errors import NotFound, Stale
 from storage.models import PostTag, Tag
 
@@ -257,6 +257,7 @@ async def _lock(tx: Transaction, keys: Sequence[str]) -> dict[str, TagRow]:
         .order_by(Tag.name_key)
         .with_for_update(read=True, key_share=True)
     )
+    statement = looked_up_by("uq_tags_name_key", statement, Tag)
     return {row.name_key: _to_row(row[1:]) for row in await tx.execute(statement)}
 
 
