@@ -16,8 +16,10 @@ from byline.v1.access_pb2 import ACCESS_ADMIN, ACCESS_READ, ACCESS_WRITE, Access
 
 from service import calls
 from service.errors import Overloaded
+from service.rates import Rates
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
     from service.config import Settings
@@ -33,18 +35,29 @@ class Gate:
     Args:
         limit: calls under way.
         queue: calls that wait beyond those.
+
+    Attributes:
+        refused: calls that found the queue full.
+        given_up: calls that left the queue, or whose deadline passed in it.
     """
 
     def __init__(self, limit: int, queue: int) -> None:
         self.limit = limit
+        self.refused = 0
+        self.given_up = 0
         self._free = limit
         self._queue = queue
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
-    def has_queue(self) -> bool:
-        """Whether calls wait."""
-        return bool(self._waiting)
+    def under_way(self) -> int:
+        """How many calls are under way."""
+        return self.limit - self._free
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait."""
+        return len(self._waiting)
 
     async def __aenter__(self) -> None:
         """Waits for a turn.
@@ -69,6 +82,7 @@ class Gate:
 
     async def _turn(self) -> None:
         if len(self._waiting) >= self._queue:
+            self.refused += 1
             raise Overloaded
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -78,6 +92,7 @@ class Gate:
             await turn
             call.is_queued = False
         except asyncio.CancelledError:
+            self.given_up += 1
             if turn.cancelled():
                 self._waiting.remove(turn)
             else:
@@ -98,10 +113,14 @@ class Gate:
 
 
 class Admission:
-    """The gates of one server, by the access that a method needs.
+    """The gates of one server, by the access that a method needs, and the rates of its callers.
 
     Args:
         settings: how many calls, and how many database connections there are for them.
+
+    Attributes:
+        gates: all of them.
+        rates: what bounds how often each caller calls; None if nothing does.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -111,10 +130,14 @@ class Admission:
             ACCESS_WRITE: settings.max_writes or connections * CALLS_PER_CONNECTION,
             ACCESS_ADMIN: settings.max_admin or connections,
         }
-        self._gates = {
+        self.gates: Mapping[Access.ValueType, Gate] = {
             access: Gate(limit, round(limit * settings.call_queue))
             for access, limit in limits.items()
         }
+        self.rates = None
+        if settings.caller_rate is not None:
+            burst = settings.caller_burst or max(1, round(settings.caller_rate))
+            self.rates = Rates(settings.caller_rate, burst)
 
     def gate(self, access: Access.ValueType) -> Gate:
         """Returns the gate of a method's calls.
@@ -122,4 +145,13 @@ class Admission:
         Raises:
             KeyError: when the contract does not state the access that the method needs.
         """
-        return self._gates[access]
+        return self.gates[access]
+
+    def shed(self, access: Access.ValueType) -> dict[str, int]:
+        """Returns how many calls were not taken on, by why."""
+        gate = self.gates[access]
+        return {
+            "queue_full": gate.refused,
+            "gave_up": gate.given_up,
+            "rate": self.rates.refused[access] if self.rates else 0,
+        }

@@ -29,6 +29,8 @@ HIGHEST_WORD = 0xFFFF_FFFF
 # gRPC's options are of 31 bits.
 HIGHEST_SIGNED = 0x7FFF_FFFF
 HIGHEST_RATIO = 1000
+LOWEST_RATE = 0.001
+HIGHEST_RATE = 1_000_000
 # As much as the digests hold: RFC 2104.
 SHORTEST_KEY = 32
 # argon2 refuses less: RFC 9106.
@@ -201,6 +203,15 @@ class Settings(BaseSettings):
         1,
         description="calls of each kind that may wait for every one that may be under way, "
         "before calls are refused",
+    )
+    caller_rate: Annotated[float, Field(ge=LOWEST_RATE, le=HIGHEST_RATE)] | None = Field(
+        None,
+        description="calls a second per worker that each caller may make; any number unless set",
+    )
+    caller_burst: PositiveInt | None = Field(
+        None,
+        description="calls that a caller may make at once after a pause; "
+        "a second's worth unless set",
     )
     max_request_bytes: Annotated[int, Field(gt=0, le=HIGHEST_SIGNED)] = Field(
         4_194_304, description="size of a request at most"

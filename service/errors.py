@@ -5,6 +5,7 @@ Every RPC's errors pass through `failure_of`; no servicer names a status code.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
@@ -78,6 +79,18 @@ class KeysUnreachable(Exception):
 
 class Overloaded(Exception):
     """More work is offered than the server takes on."""
+
+
+class RateExceeded(Exception):
+    """The caller calls more often than it may.
+
+    Args:
+        seconds: after which it may call again.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("the caller calls more often than it may")
+        self.seconds = seconds
 
 
 class AnswerTooLarge(Exception):
@@ -163,8 +176,14 @@ class Rule(NamedTuple):
 
 
 def _retry_after(milliseconds: int) -> Callable[[Any], tuple[Message, ...]]:
-    delay = duration_pb2.Duration(nanos=milliseconds * 1_000_000)
+    delay = duration_pb2.Duration()
+    delay.FromMilliseconds(milliseconds)
     return lambda _: (details.RetryInfo(retry_delay=delay),)
+
+
+def _retry_when_told(error: RateExceeded) -> tuple[Message, ...]:
+    # Rounded up: who comes a moment too soon is refused again.
+    return _retry_after(math.ceil(error.seconds * 1000))(error)
 
 
 def _resource(error: storage.NotFound | storage.Stale) -> tuple[Message, ...]:
@@ -263,6 +282,9 @@ TABLE: dict[type[BaseException], Rule] = {
         reasons.ERROR_REASON_OVERLOADED,
         "more work is offered than the server takes on",
         _retry_after(500),
+    ),
+    RateExceeded: Rule(
+        Code.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_RATE_EXCEEDED, None, _retry_when_told
     ),
     AnswerTooLarge: Rule(
         Code.RESOURCE_EXHAUSTED,

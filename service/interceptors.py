@@ -184,6 +184,7 @@ class _Method:
         self._guard = pipeline.guard
         self._needed = access_needed(descriptor)
         self._gate = pipeline.admission.gate(self._needed)
+        self._rates = pipeline.admission.rates
         # What a write answers is no more than it was sent, and to refuse it would not undo it.
         is_read = self._needed == access_pb2.ACCESS_READ
         self._most = pipeline.limits.answer_bytes if is_read else sys.maxsize
@@ -225,6 +226,8 @@ class _Method:
             async with timeout:
                 if self._guard is not None:
                     await self._guard.admit(context, self._path, self._needed)
+                if self._rates is not None:
+                    self._rates.take(caller.get(), self._needed)
                 async with self._gate:
                     began = perf_counter()
                     request = self._read(raw)

@@ -2,14 +2,20 @@
 
 Calls are counted in plain numbers, by the one thread that serves them, and made into metrics when
 somebody asks: prometheus_client's own counters take a lock each time, and cost a call more.
+
+They are written on the event loop that serves the calls, slice by slice, so that no call waits for
+the whole page. A thread would hold Python's lock for 5 ms at a time, and the loop as long.
 """
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from bisect import bisect_left
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from itertools import accumulate, islice
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -20,11 +26,14 @@ from prometheus_client.core import (
     SummaryMetricFamily,
 )
 
+from service.policy import name_of
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client import Metric
 
+    from service.admission import Admission
     from service.errors import Code
     from service.passwords import Passwords
     from storage.database import Database
@@ -35,6 +44,8 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 BYTES = (64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304)
 TRANSFERS = (1, 2, 5, 10, 20, 50, 100)
 METHOD = ("grpc_type", "grpc_service", "grpc_method")
+# Series that are written at once: a histogram's take 0.2 ms each.
+SLICE = 5
 
 
 class Tally:
@@ -61,14 +72,11 @@ class Tally:
         """How many numbers were counted."""
         return sum(self._counts)
 
-    def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
-        """Adds what was counted to a histogram."""
-        total = 0
-        buckets: list[tuple[str, float]] = []
-        for bound, count in zip((*self._bounds, "+Inf"), self._counts, strict=True):
-            total += count
-            buckets.append((str(bound), total))
-        family.add_metric(labels, buckets, self._sum)
+    @property
+    def figures(self) -> tuple[list[tuple[str, float]], float]:
+        """What a histogram takes: how many numbers are within each bound, and the sum of all."""
+        within = zip((*self._bounds, "+Inf"), accumulate(self._counts), strict=True)
+        return [(str(bound), count) for bound, count in within], self._sum
 
 
 class Method:
@@ -121,14 +129,43 @@ class Metrics:
         return self._methods.setdefault(path, Method(path))
 
     def look_at(
-        self, database: Database, transfers: Alone | Together, passwords: Passwords
+        self,
+        admission: Admission,
+        database: Database,
+        transfers: Alone | Together,
+        passwords: Passwords,
     ) -> None:
         """Has the parts of a server tell how they stand, whenever somebody asks."""
-        self._registry.register(_Parts(database, transfers, passwords))
+        self._registry.register(_Parts(admission, database, transfers, passwords))
 
-    def page(self) -> bytes:
-        """Returns all of it in Prometheus' text format."""
-        return generate_latest(self._registry)
+    async def page(self) -> bytes:
+        """Returns all of it in Prometheus' text format, and lets others at the loop meanwhile."""
+        written = []
+        for each in self.slices():
+            written.append(each)
+            await asyncio.sleep(0)
+        return b"".join(written)
+
+    def slices(self) -> Iterator[bytes]:
+        """Yields all of it in Prometheus' text format, a few series at a time."""
+        before = ""
+        for family in self._registry.collect():
+            text = generate_latest(_One(family))
+            if family.name == before:
+                # What follows in a family has its two lines of heading already.
+                text = text.split(b"\n", 2)[2]
+            before = family.name
+            yield text
+
+
+class _One:
+    """What prometheus_client writes a single family of."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._family
 
 
 class _Calls:
@@ -139,86 +176,99 @@ class _Calls:
         self._lag = lag
 
     def collect(self) -> Iterator[Metric]:
-        methods = self._methods.values()
-        yield _counter(
+        # Calls that come while a page is written may be the first of their method or code.
+        methods = list(self._methods.values())
+        ended = [
+            ((*each.labels, code.name), seconds)
+            for each in methods
+            for code, seconds in each.seconds.items()
+        ]
+        yield from _sliced(
+            CounterMetricFamily,
             "grpc_server_started",
             "calls that have come",
             METHOD,
             ((each.labels, each.started) for each in methods),
         )
-        yield _counter(
+        yield from _sliced(
+            CounterMetricFamily,
             "grpc_server_handled",
             "calls that have ended, by the code that their callers got",
             (*METHOD, "grpc_code"),
-            (
-                ((*each.labels, code.name), seconds.total)
-                for each in methods
-                for code, seconds in each.seconds.items()
-            ),
+            ((labels, seconds.total) for labels, seconds in ended),
         )
-        yield _histogram(
+        yield from _sliced(
+            HistogramMetricFamily,
             "grpc_server_handling_seconds",
             "seconds from when a call came to when it ended",
             (*METHOD, "grpc_code"),
-            (
-                ((*each.labels, code.name), seconds)
-                for each in methods
-                for code, seconds in each.seconds.items()
-            ),
+            ((labels, *seconds.figures) for labels, seconds in ended),
         )
-        yield _histogram(
+        yield from _sliced(
+            HistogramMetricFamily,
             "grpc_server_msg_received_bytes",
             "sizes of requests",
             METHOD,
-            ((each.labels, each.received) for each in methods),
+            ((each.labels, *each.received.figures) for each in methods),
         )
-        yield _histogram(
+        yield from _sliced(
+            HistogramMetricFamily,
             "grpc_server_msg_sent_bytes",
             "sizes of responses",
             METHOD,
-            ((each.labels, each.sent) for each in methods),
+            ((each.labels, *each.sent.figures) for each in methods),
         )
-        yield _gauge(
+        yield from _sliced(
+            GaugeMetricFamily,
             "grpc_server_in_flight",
             "calls that have come and not ended",
             METHOD,
             ((each.labels, each.under_way) for each in methods),
         )
-        yield _counter(
+        yield from _sliced(
+            CounterMetricFamily,
             "byline_contention_retries",
             "times a call was tried again because others were in the way of its transaction",
             METHOD,
             ((each.labels, each.retries) for each in methods),
         )
-        yield _histogram(
+        yield from _sliced(
+            HistogramMetricFamily,
             "byline_event_loop_lag_seconds",
             "seconds by which the event loop was late, looked at ten times a second",
             (),
-            [((), self._lag)],
+            [((), *self._lag.figures)],
         )
 
 
 class _Parts:
-    """The metrics of the parts of a server: pool, statements, transfers and passwords."""
+    """The metrics of the parts of a server: shares, pool, statements, transfers and passwords."""
 
     def __init__(
-        self, database: Database, transfers: Alone | Together, passwords: Passwords
+        self,
+        admission: Admission,
+        database: Database,
+        transfers: Alone | Together,
+        passwords: Passwords,
     ) -> None:
+        self._admission = admission
         self._database = database
         self._transfers = transfers
         self._passwords = passwords
 
     def collect(self) -> Iterator[Metric]:
+        yield from _of_admission(self._admission)
         yield from _of_pool(self._database)
         yield from _of_statements(self._database.figures)
         batches = Tally(TRANSFERS)
         for size, number in self._transfers.batches.items():
             batches.add(size, number)
-        yield _histogram(
+        yield from _sliced(
+            HistogramMetricFamily,
             "byline_transfer_batch_size",
             "transfers of the Transfer RPC that one transaction made",
             (),
-            [((), batches)],
+            [((), *batches.figures)],
         )
         yield GaugeMetricFamily(
             "byline_passwords_at_work", "passwords that are hashed", self._passwords.at_work
@@ -236,6 +286,28 @@ class _Parts:
                 "database": self._database.engine.dialect.name,
             },
         )
+
+
+def _of_admission(admission: Admission) -> Iterator[Metric]:
+    gates = [(name_of(access), gate) for access, gate in admission.gates.items()]
+    for name, text, standing in (
+        ("limit", "calls that may be under way at once", attrgetter("limit")),
+        ("under_way", "calls that were taken on and have not ended", attrgetter("under_way")),
+        ("queued", "calls that wait to be taken on", attrgetter("waiting")),
+    ):
+        values = (((access,), standing(gate)) for access, gate in gates)
+        yield from _sliced(GaugeMetricFamily, f"byline_calls_{name}", text, ("access",), values)
+    yield from _sliced(
+        CounterMetricFamily,
+        "byline_calls_shed",
+        "calls that were not taken on, by why",
+        ("access", "reason"),
+        (
+            ((name_of(access), reason), number)
+            for access in admission.gates
+            for reason, number in admission.shed(access).items()
+        ),
+    )
 
 
 def _of_pool(database: Database) -> Iterator[Metric]:
@@ -256,43 +328,46 @@ def _of_pool(database: Database) -> Iterator[Metric]:
 
 
 def _of_statements(figures: Figures) -> Iterator[Metric]:
-    statements = SummaryMetricFamily(
+    functions = list(figures.functions.items())
+    yield from _sliced(
+        SummaryMetricFamily,
         "byline_statement_seconds",
         "seconds of SQL statements, by the function of storage that sent them",
-        labels=("function",),
+        ("function",),
+        (((name,), spent.times, spent.seconds) for name, spent in functions),
     )
-    under_way = GaugeMetricFamily(
-        "byline_statements_under_way", "SQL statements that are under way", labels=("function",)
+    yield from _sliced(
+        GaugeMetricFamily,
+        "byline_statements_under_way",
+        "SQL statements that are under way",
+        ("function",),
+        (((name,), spent.waiting) for name, spent in functions),
     )
-    for name, spent in figures.functions.items():
-        statements.add_metric((name,), spent.times, spent.seconds)
-        under_way.add_metric((name,), spent.waiting)
-    yield statements
-    yield under_way
 
 
-def _counter(
-    name: str, text: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], float]]
-) -> Metric:
-    family = CounterMetricFamily(name, text, labels=labels)
-    for given, value in values:
-        family.add_metric(given, value)
-    return family
+def _sliced(
+    kind: Callable[..., Any],
+    name: str,
+    text: str,
+    labels: Sequence[str],
+    series: Iterable[tuple[Any, ...]],
+) -> Iterator[Metric]:
+    """Yields a family of metrics a few series at a time, and once if it has none.
 
-
-def _gauge(
-    name: str, text: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], float]]
-) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=labels)
-    for given, value in values:
-        family.add_metric(given, value)
-    return family
-
-
-def _histogram(
-    name: str, text: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], Tally]]
-) -> Metric:
-    family = HistogramMetricFamily(name, text, labels=labels)
-    for given, tally in values:
-        tally.add_to(family, given)
-    return family
+    Args:
+        kind: makes a family.
+        name: of the family.
+        text: what it is.
+        labels: their names.
+        series: each the values of the labels, and the figures that this kind takes.
+    """
+    rest = iter(series)
+    some = list(islice(rest, SLICE))
+    while True:
+        family = kind(name, text, labels=labels)
+        for each in some:
+            family.add_metric(*each)
+        yield family
+        some = list(islice(rest, SLICE))
+        if not some:
+            return

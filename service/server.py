@@ -78,6 +78,7 @@ class Server:
             queue=settings.hash_queue,
         )
         self._metrics = Metrics()
+        admission = Admission(settings)
         key = settings.request_key
         self._pipeline = Pipeline(
             Limits(
@@ -89,7 +90,7 @@ class Server:
                 answer_bytes=settings.max_answer_bytes,
             ),
             Idempotency(self._database, self._passwords, key.encode() if key else None),
-            Admission(settings),
+            admission,
             access.guard(settings),
             self._metrics,
         )
@@ -103,7 +104,7 @@ class Server:
         self._server.add_registered_method_handlers = lambda *_: None  # type: ignore[method-assign] # to leave out
         gathering = Together if settings.gather_transfers else Alone
         self._transfers = gathering(self._database)
-        self._metrics.look_at(self._database, self._transfers, self._passwords)
+        self._metrics.look_at(admission, self._database, self._transfers, self._passwords)
         self._maintenance = Maintenance(
             self._database, jobs(settings), settings.maintenance_interval
         )
@@ -125,7 +126,7 @@ class Server:
 
     async def metrics(self) -> bytes:
         """Returns the metrics in Prometheus' text format."""
-        return self._metrics.page()
+        return await self._metrics.page()
 
     async def is_ready(self) -> bool:
         """Tells whether calls are to be sent here."""

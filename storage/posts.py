@@ -440,7 +440,7 @@ def _published_at(*, published: bool) -> ColumnElement[Any]:
     """When the post was published: as it was while it stays so, none while it is not."""
     if not published:
         return null()
-    return case((Post.published, Post.published_at), else_=clock())
+    return case((Post.published, Post.published_at), else_=moment_after(Post.updated_at))
 
 
 def _unchanged(post_id: int, since: datetime | None) -> list[ColumnElement[bool]]:

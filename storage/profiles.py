@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,7 +13,7 @@ from sqlalchemy import update as sql_update
 
 from storage.dialects.rows import ChangeOne, adding_missing, named, new_values
 from storage.dialects.sql import changed_at
-from storage.errors import Contention, NotFound, Stale
+from storage.errors import NotFound, Stale
 from storage.models import Profile, User
 
 if TYPE_CHECKING:
@@ -93,7 +94,6 @@ async def update_or_create(
         NotFound: when the user does not exist, or an `unchanged_since` is set and there is no
             profile that it could be of.
         Stale: when the profile has changed since `unchanged_since`.
-        Contention: when the profile is removed at the same time.
     """
     if unchanged_since is not None:
         return await update(tx, user_id, changes, unchanged_since=unchanged_since)
@@ -104,21 +104,17 @@ async def update_or_create(
         .where(User.id == user_id)
         .with_for_update(key_share=True, read=True)
     )
-    made = await tx.execute(
-        adding_missing(Profile)
-        .from_select(["user_id", "bio", "avatar_url"], source)
-        .returning(*_COLUMNS)
-    )
-    row = made.one_or_none()
-    if row is not None:
-        return ProfileRow._make(row)
-    try:
-        return await update(tx, user_id, changes)
-    except NotFound:
+    adding = adding_missing(Profile).from_select(["user_id", "bio", "avatar_url"], source)
+    # Once more if a profile is removed between its being there already and its being changed.
+    while True:
+        made = (await tx.execute(adding.returning(*_COLUMNS))).one_or_none()
+        if made is not None:
+            return ProfileRow._make(made)
+        with suppress(NotFound):
+            return await update(tx, user_id, changes)
         known = await tx.execute(select(User.id).where(User.id == user_id))
         if known.one_or_none() is None:
-            raise NotFound("user", user_id) from None
-        raise Contention("the profile was removed at the same time") from None
+            raise NotFound("user", user_id)
 
 
 async def delete(tx: Transaction, user_id: int) -> None:

@@ -148,7 +148,8 @@ async def purge(tx: Transaction, retention: timedelta) -> int:
     Passes over those that another purge is removing.
     """
     is_old = Request.created_at < moment_before(retention)
-    return (await tx.execute(delete_batch(Request, is_old, Request.created_at, BATCH))).rowcount
+    statement = delete_batch(tx.dialect, Request, is_old, Request.created_at, BATCH)
+    return (await tx.execute(statement)).rowcount
 
 
 async def shared_key(tx: Transaction) -> bytes:

@@ -12,7 +12,7 @@ from sqlalchemy import update as sql_update
 from storage import keyset
 from storage.casefold import fold
 from storage.dialects.rows import insert_missing
-from storage.dialects.sql import changed_at, is_one_of, joined_count
+from storage.dialects.sql import changed_at, is_one_of, joined_count, looked_up_by
 from storage.errors import NotFound, Stale
 from storage.models import PostTag, Tag
 
@@ -47,11 +47,13 @@ _POST_COUNT = (
 )
 _COUNTED = select(*_COLUMNS, _POST_COUNT)
 
-_LOCK = (
+_LOCK = looked_up_by(
+    "uq_tags_name_key",
     select(Tag.name_key, *_COLUMNS)
     .where(is_one_of(Tag.name_key, "keys"))
     .order_by(Tag.name_key)
-    .with_for_update(read=True, key_share=True)
+    .with_for_update(read=True, key_share=True),
+    Tag,
 )
 _OF_POSTS = (
     select(PostTag.post_id, *_COLUMNS)

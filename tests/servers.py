@@ -1,4 +1,4 @@
-"""Servers to test on beside the embedded one: other versions of PostgreSQL, and a pooler."""
+"""Servers to test on beside the embedded one: other PostgreSQLs, a pooler, and Prometheus."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ KINDS = {
     "postgresql-15": "apt-get install postgresql-15",
     "pgbouncer": "apt-get install pgbouncer",
 }
+# What is no database, and how to get it.
+OTHERS = {"prometheus": "apt-get install prometheus"}
 # Where `poe postgresql-16` puts its wheel, which holds an archive.
 DOWNLOADED = Path(__file__).parent.parent / ".servers"
 # A pooler listens beside its server, so that the URL of the one is easily made that of the other.
@@ -69,7 +71,7 @@ class Missing(Exception):
 def require(kind: str) -> None:
     """Skips the test without the kind of server, or fails it if `BYLINE_TEST_REQUIRE` names it."""
     try:
-        _programs(kind)
+        programs(kind)
     except Missing as missing:
         if is_required(kind):
             pytest.fail(str(missing))
@@ -93,7 +95,7 @@ def running(kind: str, folder: Path) -> Iterator[str]:
         if kind in {"postgresql-18", "pgbouncer"}:
             url = stack.enter_context(embedded.running(folder, settings=SETTINGS)).url
         else:
-            url = stack.enter_context(_postgresql(_programs(kind), folder))
+            url = stack.enter_context(_postgresql(programs(kind), folder))
         yield stack.enter_context(pooled(url, folder)) if kind == "pgbouncer" else url
 
 
@@ -107,7 +109,7 @@ def pooled(url: str, folder: Path, more: str = "", *, port: int = POOLER_PORT) -
         more: lines of its configuration.
         port: its own.
     """
-    program = _programs("pgbouncer") / "pgbouncer"
+    program = programs("pgbouncer") / "pgbouncer"
     sockets = url.partition("host=")[2].partition("&")[0]
     files = folder / "pgbouncer"
     files.mkdir()
@@ -120,7 +122,8 @@ def pooled(url: str, folder: Path, more: str = "", *, port: int = POOLER_PORT) -
     )
     _give(files)
     listening = Path(sockets) / f".s.PGSQL.{port}"
-    with _process([program, configuration], files / "log", listening.exists):
+    pooler = _unprivileged([program, configuration])
+    with process(pooler, files / "log", listening.exists):
         yield url.replace(f"port={PORT}", f"port={port}")
 
 
@@ -148,9 +151,9 @@ def _postgresql(programs: Path, folder: Path) -> Iterator[str]:
     told = {"listen_addresses": "", "unix_socket_directories": data, **SETTINGS}
     options = [f"--{name}={value}" for name, value in told.items()]
     status = data / "postmaster.pid"
-    server = [programs / "postgres", "-D", data, *options]
+    server = _unprivileged([programs / "postgres", "-D", data, *options])
     ready = lambda: status.exists() and "ready" in status.read_text()  # noqa: E731 - one line
-    with _process(server, folder / "log", ready):
+    with process(server, folder / "log", ready):
         asyncio.run(_make_role(f"postgresql://postgres@/postgres?host={data}&port={PORT}"))
         yield f"postgresql+asyncpg://byline@/byline?host={data}&port={PORT}"
 
@@ -162,12 +165,16 @@ async def _make_role(url: str) -> None:
     await admin.close()
 
 
-def _programs(kind: str) -> Path:
-    """Returns the folder of a server's programs."""
+def programs(kind: str) -> Path:
+    """Returns the folder of a server's programs.
+
+    Raises:
+        Missing: when the machine does not have it.
+    """
     if kind == "postgresql-18":
         return embedded.binaries()
-    if kind == "pgbouncer":
-        found = shutil.which("pgbouncer", path=os.defpath + ":/usr/sbin:/sbin")
+    if kind in {"pgbouncer", *OTHERS}:
+        found = shutil.which(kind, path=os.defpath + ":/usr/sbin:/sbin")
         candidates = [Path(found).parent] if found else []
     else:
         for archive in (DOWNLOADED / kind).glob("*/*.tar.gz"):
@@ -181,7 +188,7 @@ def _programs(kind: str) -> Path:
     for candidate in candidates:
         if candidate.exists():
             return candidate
-    raise Missing(f"no {kind} on this machine: {KINDS[kind]}")
+    raise Missing(f"no {kind} on this machine: {(KINDS | OTHERS)[kind]}")
 
 
 def _unpack(archive: Path, where: Path) -> None:
@@ -196,23 +203,29 @@ def _unpack(archive: Path, where: Path) -> None:
 
 
 @contextmanager
-def _process(command: Sequence[object], log: Path, ready: Callable[[], bool]) -> Iterator[None]:
-    """Runs a server, which may not be root's, until the block ends."""
+def process(command: Sequence[str], log: Path, ready: Callable[[], bool]) -> Iterator[None]:
+    """Runs a server until the block ends.
+
+    Args:
+        command: its program and flags.
+        log: where what it says goes.
+        ready: tells whether it serves.
+    """
     with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - a program of the server's
-            _unprivileged(command), stdout=output, stderr=output, start_new_session=True
+        started = subprocess.Popen(  # noqa: S603 - a program of the server's
+            command, stdout=output, stderr=output, start_new_session=True
         )
     try:
         deadline = time.monotonic() + PATIENCE
         while not ready():
-            assert process.poll() is None, log.read_text()
+            assert started.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(POLL)
         yield
     finally:
-        # To PostgreSQL and to PgBouncer alike: end every session, then yourself.
-        process.send_signal(signal.SIGINT)
-        process.wait(PATIENCE)
+        # To all of them alike: end every session, then yourself.
+        started.send_signal(signal.SIGINT)
+        started.wait(PATIENCE)
 
 
 def _unprivileged(command: Sequence[object]) -> list[str]:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     BigInteger,
+    ClauseElement,
+    Executable,
     and_,
     any_,
     bindparam,
@@ -34,13 +36,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime, timedelta
 
-    from sqlalchemy import Delete, FromClause, Select, SQLColumnExpression
+    from sqlalchemy import FromClause, Select, SQLColumnExpression
     from sqlalchemy.orm import InstrumentedAttribute
     from sqlalchemy.sql.compiler import SQLCompiler
 
     from storage.models import Base
 
-# SQLite has no clock that tells microseconds: connections of Byline's have this function.
+# SQLite has no clock that tells microseconds: connections of Byline's have this function, which
+# tells when the statement began.
 CLOCK = "byline_clock"
 
 
@@ -119,6 +122,16 @@ def is_looked_up(
     return Spelt(postgresql=column == any_(array([other])), mysql=same, sqlite=same)
 
 
+def looked_up_by(
+    index: str, statement: Select[*tuple[Any, ...]], table: type[Base]
+) -> Select[*tuple[Any, ...]]:
+    """Has a statement that locks rows of a table find them by an index.
+
+    MariaDB may go through a table that is small, and then waits for each row that is locked.
+    """
+    return statement.with_hint(table, f"FORCE INDEX ({index})", "mysql")
+
+
 def is_walked_from(
     column: InstrumentedAttribute[Any], other: InstrumentedAttribute[Any]
 ) -> ColumnElement[bool]:
@@ -168,14 +181,16 @@ def is_selected(
 
 
 def delete_batch(
+    dialect: str,
     table: type[Base],
     where: ColumnElement[bool],
     order: InstrumentedAttribute[Any],
     rows: int,
-) -> Delete:
+) -> Executable:
     """Deletes the first of the rows that match, and passes over those that somebody has locked.
 
     Args:
+        dialect: which kind of database.
         table: what is deleted from.
         where: which rows may go.
         order: which of them go first.
@@ -183,17 +198,33 @@ def delete_batch(
     """
     key = inspect(table).primary_key
     first = select(*key).where(where).order_by(order).limit(rows).with_for_update(skip_locked=True)
+    if dialect == "mysql":
+        return _DeleteByKey(table, first)
     # PostgreSQL: a statement of its own, so that it runs once. It may run a subquery any number of
     # times, and each time locks other rows.
-    once = first.cte("first")
-    listed = tuple_(*key).in_(select(*first.subquery("first").c))
-    return delete(table).where(
-        Spelt(
-            postgresql=tuple_(*key).in_(select(*once.c)),
-            mysql=listed,
-            sqlite=listed,
-        )
-    )
+    once = first.cte() if dialect == "postgresql" else first.subquery()
+    return delete(table).where(tuple_(*key).in_(select(*once.c)))
+
+
+class _DeleteByKey(Executable, ClauseElement):
+    """Deletes rows by the keys that a select finds.
+
+    MariaDB looks each of them up only if it is told to begin with the keys. It would go through the
+    whole table for IN, and through a small one for a join, and wait for each row that is locked.
+    """
+
+    inherit_cache = False
+
+    def __init__(self, table: type[Base], found: Select[*tuple[Any, ...]]) -> None:
+        self.table = table.__tablename__
+        self.found = found.subquery("found")
+
+
+@compiles(_DeleteByKey)
+def _delete_by_key(element: _DeleteByKey, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401 - the interface
+    found = compiler.process(element.found, asfrom=True, **kw)
+    key = ", ".join(element.found.c.keys())
+    return f"DELETE {element.table} FROM {found} STRAIGHT_JOIN {element.table} USING ({key})"
 
 
 def changed_at(
@@ -209,13 +240,9 @@ def changed_at(
 
 
 def moment_after(updated_at: InstrumentedAttribute[datetime]) -> ColumnElement[datetime]:
-    """The database's clock, or the first moment after `updated_at` if the clock is behind it."""
+    """The present moment, or the first one after `updated_at` if the clock is not beyond it."""
     return later_of(
-        Spelt(
-            postgresql=func.clock_timestamp(type_=MOMENT),
-            mysql=func.sysdate(literal_column("6"), type_=MOMENT),
-            sqlite=_clock_of_sqlite(),
-        ),
+        present_moment(),
         Spelt(
             postgresql=updated_at + bindparam(None, TICK),
             mysql=func.timestampadd(literal_column("MICROSECOND"), 1, updated_at, type_=MOMENT),
@@ -240,8 +267,7 @@ def present_moment() -> ColumnElement[datetime]:
     return Spelt(
         postgresql=func.statement_timestamp(type_=MOMENT),
         mysql=func.now(literal_column("6"), type_=MOMENT),
-        # A subquery that depends on nothing is asked once.
-        sqlite=type_coerce(select(_clock_of_sqlite()).scalar_subquery(), MOMENT),
+        sqlite=getattr(func, CLOCK)(type_=MOMENT),
     )
 
 
@@ -262,11 +288,6 @@ def moment_before(age: timedelta) -> ColumnElement[datetime]:
         mysql=func.timestampadd(literal_column("MICROSECOND"), ago, present_moment()),
         sqlite=type_coerce(present_moment(), BigInteger) + ago,
     )
-
-
-def _clock_of_sqlite() -> ColumnElement[datetime]:
-    clock: ColumnElement[datetime] = getattr(func, CLOCK)(type_=MOMENT)
-    return clock
 
 
 def literal(value: str) -> ColumnElement[str]:

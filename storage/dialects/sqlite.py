@@ -6,6 +6,8 @@ import asyncio
 import sqlite3
 import time
 from contextlib import suppress
+from functools import partial
+from operator import getitem
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.pool import ConnectionPoolEntry
 
 # Seconds that SQLite itself waits for who is writing. It cannot be told to stop waiting, so this is
 # how long a caller who leaves may be kept; whoever has to wait for longer asks again.
@@ -76,6 +79,7 @@ def introduce(
         statement_timeout: seconds that a statement may run; 0 for no bound.
     """
     event.listen(engine.sync_engine, "connect", _tell)
+    event.listen(engine.sync_engine, "before_cursor_execute", _note_moment)
     if statement_timeout:
         _bound_statements(engine, statement_timeout)
     patience = lock_timeout or float("inf")
@@ -87,7 +91,7 @@ def introduce(
                 _begin(connection, statements, patience)
 
 
-def _tell(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver's
+def _tell(connection: Any, entry: ConnectionPoolEntry) -> None:  # noqa: ANN401 - the driver's
     cursor = connection.cursor()
     cursor.execute("SELECT 1 FROM pragma_module_list WHERE name = ?", (SEARCH_MODULE,))
     if cursor.fetchone() is None:
@@ -95,7 +99,7 @@ def _tell(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver's
             f"the SQLite of this Python ({sqlite3.sqlite_version}) was built without FTS5,"
             " which Byline searches by"
         )
-    connection.create_function(CLOCK, 0, _clock)
+    connection.create_function(CLOCK, 0, partial(getitem, entry.info, CLOCK), deterministic=True)
     # The driver would begin by itself, and too late to wait for its turn.
     connection.isolation_level = None
     for told in TOLD:
@@ -103,8 +107,8 @@ def _tell(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver's
     cursor.close()
 
 
-def _clock() -> int:
-    return time.time_ns() // _NANOSECONDS_OF_A_TICK
+def _note_moment(connection: Any, *_: object) -> None:  # noqa: ANN401 - SQLAlchemy's
+    connection.info[CLOCK] = time.time_ns() // _NANOSECONDS_OF_A_TICK
 
 
 def _begin(connection: Any, statements: Sequence[str], patience: float) -> None:  # noqa: ANN401 - so too

@@ -167,6 +167,21 @@ async def test_who_is_let_in_gets_to_the_database(client: Client, lines: list[Ev
     assert lines[-1]["pool_ms"] > 0
 
 
+async def test_each_identity_has_a_rate_of_its_own(
+    settings: Settings, asking: dict[str, Path], lines: list[EventDict]
+) -> None:
+    (get,) = (each for each in RPCS if each.name == "GetUser")
+    async with serving(settings, {**asking, "caller_rate": 0.001}) as limited:
+        for who in ("read", "write", "read"):
+            await told(limited, get, bearer(f"{who} token"))
+    reasons = [(line["caller"], line["error"]) for line in lines]
+    assert reasons == [
+        ("read", "InvalidRequest"),
+        ("write", "InvalidRequest"),
+        ("read", "RateExceeded"),
+    ]
+
+
 async def test_who_lacks_access_is_told_which_and_as_whom(client: Client) -> None:
     (grant,) = (each for each in RPCS if each.name == "Grant")
     refusal = await told(client, grant, bearer("read token"))

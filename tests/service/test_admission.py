@@ -120,7 +120,7 @@ async def test_whenever_callers_leave_every_turn_comes_back() -> None:
         if draw.random() < 0.5:
             draw.choice(tasks[-12:]).cancel()
     await asyncio.wait(tasks)
-    assert (inside, most, gate.has_queue) == (0, 3, False)
+    assert (inside, most, gate.waiting) == (0, 3, 0)
     assert [each.is_in for each in await callers_at(gate, 4)] == [True, True, True, False]
 
 

@@ -68,6 +68,10 @@ RAISED = [
     (errors.RequestIdReused(["password", "user.full_name"]), REUSED),
     (errors.Overloaded(SECRET), OVERLOADED),
     (
+        errors.RateExceeded(0.0121),
+        (Code.RESOURCE_EXHAUSTED, "RATE_EXCEEDED", {"RetryInfo"}),
+    ),
+    (
         errors.AnswerTooLarge(6, 5),
         (Code.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE", set[str]()),
     ),

@@ -14,7 +14,7 @@ from sqlalchemy import make_url
 from service import health
 from service.server import SERVICES
 from tests.clients import refusal_of
-from tests.differences import Difference, differs, lacking
+from tests.differences import Difference, differs
 from tests.onlookers import looking_on
 from tests.processes import PATIENCE, until
 
@@ -97,7 +97,6 @@ async def test_a_service_that_is_not_there_has_no_health(client: Client) -> None
     assert (await refusal_of(client.health.Check(request))).code is grpc.StatusCode.NOT_FOUND
 
 
-@lacking("mariadb")
 @differs(Difference.NO_SERVER)
 @pytest.mark.parametrize("service", ["", *SERVICES])
 async def test_health_goes_and_comes_with_the_database(
@@ -117,7 +116,6 @@ async def test_health_goes_and_comes_with_the_database(
     assert watching.seen[-3:] == [SERVING, NOT_SERVING, SERVING]
 
 
-@lacking("mariadb")
 @differs(Difference.NO_SERVER)
 async def test_a_database_that_is_soon_back_is_not_noticed(
     serve: Serve, engine: Engine, leaving_url: str, log_of: LogOf

@@ -18,7 +18,7 @@ from service.errors import Code
 from service.metrics import Metrics
 from service.server import Server
 from tests import factories
-from tests.clients import Client, refusal_of
+from tests.clients import Client, outcome_of, refusal_of
 from tests.onlookers import locked_user, until_waiting_for_a_lock
 from tests.processes import until
 
@@ -123,6 +123,38 @@ async def test_who_waits_for_a_connection_is_seen(settings: Settings, database_u
         assert await seen.value("grpc_server_in_flight") == 0
 
 
+async def test_who_is_taken_on_who_waits_and_who_is_not_taken_on_are_seen(
+    settings: Settings, database_url: str
+) -> None:
+    async with serving(settings, database_url, max_writes=1, call_queue=1) as seen:
+        made = await factories.create_user(seen.client)
+        assert await seen.value("byline_calls_limit", access="write") == 1
+        async with locked_user(database_url, made.id):
+            calls = [
+                asyncio.ensure_future(
+                    outcome_of(seen.client.users.DeleteUser(pb.DeleteUserRequest(id=made.id)))
+                )
+                for _ in range(3)
+            ]
+            await until_waiting_for_a_lock(database_url)
+            await until(lambda: any(call.done() for call in calls))
+            for name in ("byline_calls_under_way", "byline_calls_queued"):
+                assert await seen.value(name, access="write") == 1
+                assert await seen.value(name) == 1
+            calls.pop(next(n for n, call in enumerate(calls) if call.done()))
+            for call in calls:
+                call.cancel()
+            await asyncio.wait(calls)
+
+            async def has_left() -> bool:
+                return await seen.value("byline_calls_shed_total", reason="gave_up") == 1
+
+            await until(has_left)
+        assert await seen.value("byline_calls_shed_total", reason="queue_full") == 1
+        assert await seen.value("byline_calls_shed_total", access="write") == 2
+        assert await seen.value("byline_calls_shed_total") == 2
+
+
 async def test_transfers_that_were_made_together_are_one_batch(seen: Seen) -> None:
     ada, bob = await factories.create_users_with(seen.client, 100, 0)
     request = credits_pb2.TransferRequest(from_user_id=ada, to_user_id=bob, amount=1)
@@ -162,14 +194,65 @@ async def test_the_document_names_every_metric_and_no_other(seen: Seen) -> None:
 # What is counted without a server
 
 
-def test_a_number_at_a_bound_is_within_it() -> None:
+async def test_a_number_at_a_bound_is_within_it() -> None:
     metrics = Metrics()
     method = metrics.method("/byline.v1.UserService/GetUser")
     for seconds in (0.001, 0.0011, 11):
         method.begin(0)
         method.end(Code.OK, seconds, 0)
-    told = dict(
-        re.findall(r'handling_seconds_bucket\{.*le="([^"]+)".*\} (\S+)', metrics.page().decode())
-    )
+    page = (await metrics.page()).decode()
+    told = dict(re.findall(r'handling_seconds_bucket\{.*le="([^"]+)".*\} (\S+)', page))
     bounds = ("0.001", "0.0025", "10.0", "+Inf")
     assert [told[each] for each in bounds] == ["1.0", "2.0", "2.0", "3.0"]
+
+
+def busy(methods: int) -> Metrics:
+    """The metrics of a server whose methods have each been called, with two outcomes."""
+    metrics = Metrics()
+    for number in range(methods):
+        method = metrics.method(f"/byline.v1.UserService/Get{number}")
+        for code in (Code.OK, Code.NOT_FOUND):
+            method.begin(number)
+            method.end(code, 0.1, 0)
+    return metrics
+
+
+async def test_the_loop_turns_while_a_page_is_written_however_long() -> None:
+    metrics = busy(methods=60)
+    slices = list(metrics.slices())
+    # A line takes 15 us.
+    assert max(each.count(b"\n") for each in slices) <= 100
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.create_task(count())
+    await metrics.page()
+    counting.cancel()
+    assert turns >= len(slices) - 1
+
+
+async def test_a_page_in_slices_is_one_that_prometheus_reads() -> None:
+    page = (await busy(methods=60).page()).decode()
+    names = re.findall("^# TYPE (\\S+)", page, re.MULTILINE)
+    assert len(names) == len(set(names))
+    counted = [
+        sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == "grpc_server_handled_total"
+    ]
+    assert counted == [1] * 120
+
+
+async def test_calls_may_come_while_a_page_is_written() -> None:
+    metrics = busy(methods=60)
+    slices = metrics.slices()
+    first = next(slices)
+    metrics.method("/byline.v1.UserService/Other").begin(0)
+    metrics.method("/byline.v1.UserService/Get0").end(Code.INTERNAL, 0.1, 0)
+    assert b"INTERNAL" not in b"".join([first, *slices])

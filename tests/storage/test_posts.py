@@ -18,7 +18,7 @@ from storage.keyset import Order, Window
 from storage.models import Post, PostTag
 from storage.posts import Filter, PostRow
 from tests import factories
-from tests.differences import Difference, differs, lacking
+from tests.differences import Difference, differs
 from tests.onlookers import until_waiting_for_a_lock
 from tests.paging import all_pages, in_order, listed, orders
 from tests.statements import run, sent_by, set_moments
@@ -679,7 +679,6 @@ async def test_a_list_goes_on_after_a_row_that_is_gone(db: Database) -> None:
 # all at once
 
 
-@lacking("mariadb")
 @differs(Difference.ONE_WRITER)
 async def test_a_post_that_waits_for_a_tag_keeps_nobody_from_other_posts_of_its_author(
     db: Database, shared_url: str

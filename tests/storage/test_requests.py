@@ -14,7 +14,7 @@ from storage import requests
 from storage.models import Request
 from storage.requests import AlreadyAnswered, Answered, Claim, Key
 from tests import factories
-from tests.differences import Difference, differs, lacking
+from tests.differences import Difference, differs
 from tests.onlookers import looking_on, until_waiting_for_a_lock
 from tests.statements import run
 
@@ -187,7 +187,6 @@ async def test_a_purge_takes_the_oldest_and_only_so_many(
     assert [(datetime.now(UTC) - created_at).days for created_at in left] == [2, 2]
 
 
-@lacking("mariadb")
 @differs(Difference.ONE_WRITER)
 async def test_a_purge_passes_over_what_another_is_purging(db: Database) -> None:
     await factories.add_requests(db, 3, age=2 * DAY)

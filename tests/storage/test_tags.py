@@ -16,7 +16,6 @@ from storage.keyset import Order, Window
 from storage.models import Tag
 from storage.tags import Key, TagRow
 from tests import factories
-from tests.differences import lacking
 from tests.onlookers import until_waiting_for_a_lock
 from tests.paging import all_pages, in_order, listed, orders
 from tests.statements import run, sent_by, set_moments
@@ -141,7 +140,6 @@ async def test_a_thousand_tags_are_made_or_found_in_a_few_statements(db: Databas
         assert len(sent.statements) <= expected
 
 
-@lacking("mariadb")
 @pytest.mark.parametrize("backwards", [False, True], ids=["same order", "opposite orders"])
 async def test_callers_who_make_the_same_tags_at_once_all_succeed(
     db: Database, shared_url: str, *, backwards: bool
