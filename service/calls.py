@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -57,7 +57,8 @@ class Call:
                 request_id = request_id or value
             elif key == TIMING:
                 is_timed = value == "1"
-        return cls(method, request_id or secrets.token_hex(8), is_timed)
+        ours = f"{random.getrandbits(64):016x}"
+        return cls(method, request_id or ours, is_timed)
 
     @property
     def seconds(self) -> float:

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import grpc
 import protovalidate
-import structlog
 from byline.v1 import access_pb2
 from byline.v1 import errors_pb2 as reasons
 from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError
 
-from service import calls
+from service import calls, logs
 from service.calls import Call, encoded, milliseconds
 from service.errors import (
     AnswerTooLarge,
@@ -65,8 +64,6 @@ MOST_VIOLATIONS = 16
 LONGEST_EXPLAINED = 4096
 # Seconds before the first retry at most; before each further one twice as long.
 FIRST_BACKOFF = 0.02
-
-log = structlog.get_logger("byline.rpc")
 
 _WAITED_FOR = {
     Wait.POOL: reasons.ERROR_REASON_POOL_WAIT,
@@ -305,15 +302,17 @@ class _Method:
         if 0 < self._limits.slow <= seconds:
             level = "warning" if level == "info" else level
             more["sql"] = [str(each) for each in call.use.sent]
-        getattr(log, level)(
-            "call",
-            method=call.method,
-            code=code.name,
-            request_id=call.request_id,
-            caller=caller.get(),
-            ms=milliseconds(seconds),
-            **call.split,
-            **more,
+        logs.of_call(
+            level,
+            {
+                "method": call.method,
+                "code": code.name,
+                "request_id": call.request_id,
+                "caller": caller.get(),
+                "ms": milliseconds(seconds),
+                **call.split,
+                **more,
+            },
         )
 
 
@@ -336,7 +335,8 @@ def _guarded_reflection(guard: Guard | None, path: str, handler: Handler) -> Han
             await guard.admit_reflection(context, path)
         except Exception as error:  # noqa: BLE001 - the error table has a row for everything
             failure = failure_of(error, Call.of(path, context).request_id)
-            log.info("call", method=path, code=failure.code.name, caller=caller.get())
+            told = {"method": path, "code": failure.code.name, "caller": caller.get()}
+            logs.of_call("info", told)
             trailers = ((STATUS_DETAILS, failure.to_trailer()),)
             await context.abort(failure.code, failure.message, trailers)
         async for response in reflect(requests, context):

@@ -1,14 +1,22 @@
-"""Logs: one JSON object a line, or colours on a terminal. They go to standard error."""
+"""Logs: one JSON object a line, or colours on a terminal. They go to standard error.
+
+Every call has a line, which for JSON goes past the logger: that took a fifth of what GetUser costs.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, BinaryIO
 
+import orjson
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from structlog.typing import Processor
 
     from service.config import Settings
@@ -17,8 +25,79 @@ if TYPE_CHECKING:
 TELLS_VALUES = "aiosqlite"
 
 
-def configure(settings: Settings) -> None:
-    """Sets up the logs of this process, those of libraries among them."""
+log = structlog.get_logger("byline.rpc")
+
+
+class Lines:
+    """Lines of calls as JSON, written at once when the event loop has come round.
+
+    Args:
+        stream: where they go.
+        level: the least that a line is written for.
+        told: what every line says besides.
+    """
+
+    def __init__(self, stream: BinaryIO, level: int, told: Mapping[str, object]) -> None:
+        self._stream = stream
+        self._levels = {
+            name.lower()
+            for name, number in logging.getLevelNamesMapping().items()
+            if number >= level
+        }
+        self._told = told
+        self._waiting: list[bytes] = []
+
+    def add(self, level: str, told: Mapping[str, object]) -> None:
+        """Adds a line.
+
+        Raises:
+            TypeError: when JSON as it is to be cannot say what is told.
+        """
+        if level not in self._levels:
+            return
+        at = datetime.now(UTC)
+        line = {**told, **self._told, "event": "call", "level": level, "timestamp": at}
+        written = orjson.dumps(line, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._waiting.append(written)
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        self._stream.write(b"".join(waiting))
+        self._stream.flush()
+
+
+# None where lines are not JSON, and nobody has asked for logs.
+_lines: Lines | None = None
+
+
+def of_call(level: str, told: Mapping[str, object]) -> None:
+    """Writes the line of a call.
+
+    Args:
+        level: `info`, `warning` or `error`.
+        told: what it says; an error with its traceback by `exc_info`.
+    """
+    if _lines is not None and "exc_info" not in told:
+        try:
+            _lines.add(level, told)
+        except TypeError:  # half a surrogate pair in the caller's name
+            pass
+        else:
+            return
+    getattr(log, level)("call", **told)
+
+
+def configure(settings: Settings, **told: object) -> None:
+    """Sets up the logs of this process, those of libraries among them.
+
+    Args:
+        settings: how they are.
+        told: what every line says besides.
+    """
+    global _lines  # noqa: PLW0603 - a process has one log
+    structlog.contextvars.bind_contextvars(**told)
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     readable = settings.log_format == "console" or (
         settings.log_format == "auto" and sys.stderr.isatty()
@@ -54,4 +133,5 @@ def configure(settings: Settings) -> None:
     logging.basicConfig(
         handlers=[handler], level=level if level < logging.INFO else max(level, logging.WARNING)
     )
+    _lines = None if readable else Lines(sys.stderr.buffer, level, told)
     logging.getLogger(TELLS_VALUES).setLevel(logging.INFO)

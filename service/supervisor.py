@@ -132,9 +132,8 @@ def work() -> None:
         return  # the supervisor has ended meanwhile
     order = json.loads(line)
     settings = Settings.model_validate(order["settings"])
-    logs.configure(settings)
     number = int(sys.argv[1])
-    structlog.contextvars.bind_contextvars(worker=number)
+    logs.configure(settings, worker=number)
     seen_at = Path(order["pages"][number]) if order["pages"] else None
     run(_work(settings, order["database_url"], Address(*order["address"]), seen_at))
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from types import TracebackType
 
     from sqlalchemy import ClauseElement, Dialect, Executable
 
@@ -117,29 +118,42 @@ class Figures:
     functions: defaultdict[str, Spent] = field(default_factory=lambda: defaultdict(Spent))
 
 
-@contextmanager
-def waiting_for(what: Wait, spent: Spent | None = None) -> Iterator[Usage]:
+class waiting_for:  # noqa: N801 - reads as the context that it is
     """Keeps up the caller's usage, and what was spent by all callers.
 
     A wait that is cut short stays what the caller waited for.
     """
-    use = usage.get(None) or Usage()
-    spent = spent or Spent()
-    use.waiting_for = what
-    spent.waiting += 1
-    started = time.perf_counter()
-    try:
-        yield use
-        use.waiting_for = Wait.NOTHING
-    except Exception:
-        use.waiting_for = Wait.NOTHING
-        raise
-    finally:
-        seconds = time.perf_counter() - started
+
+    __slots__ = ("_spent", "_started", "_use", "_what")
+
+    def __init__(self, what: Wait, spent: Spent | None = None) -> None:
+        self._what = what
+        self._spent = Spent() if spent is None else spent
+
+    def __enter__(self) -> Usage:
+        """Begins the wait, and returns the caller's usage."""
+        use = usage.get(None)
+        self._use = use = Usage() if use is None else use
+        use.waiting_for = self._what
+        self._spent.waiting += 1
+        self._started = time.perf_counter()
+        return use
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ends the wait."""
+        seconds = time.perf_counter() - self._started
+        use, spent = self._use, self._spent
+        if error is None or isinstance(error, Exception):
+            use.waiting_for = Wait.NOTHING
         spent.waiting -= 1
         spent.times += 1
         spent.seconds += seconds
-        if what is Wait.POOL:
+        if self._what is Wait.POOL:
             use.pool += seconds
         else:
             use.database += seconds
