@@ -95,13 +95,7 @@ class Server:
             self._metrics,
         )
         self._credentials = access.credentials(settings)
-        self._server = grpc.aio.server(
-            interceptors=[self._pipeline],
-            options=channel.options(settings),
-        )
-        # grpc.aio waits anew for every registered method before each call: with fifty of them, a
-        # fifth of what a call costs that does nothing. They are found by name as well.
-        self._server.add_registered_method_handlers = lambda *_: None  # type: ignore[method-assign] # to leave out
+        self._server = grpc_server(settings, [self._pipeline])
         gathering = Together if settings.gather_transfers else Alone
         self._transfers = gathering(self._database)
         self._metrics.look_at(admission, self._database, self._transfers, self._passwords)
@@ -181,6 +175,22 @@ class Server:
             await asyncio.sleep(SETTLE)
             if self._pipeline.is_idle:
                 return
+
+
+def grpc_server(
+    settings: Settings, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
+) -> grpc.aio.Server:
+    """Returns a server that serves nothing yet.
+
+    Args:
+        settings: how it behaves.
+        interceptors: what every call passes through.
+    """
+    server = grpc.aio.server(interceptors=interceptors, options=channel.options(settings))
+    # grpc.aio waits anew for every registered method before each call: with fifty of them, a fifth
+    # of what a call costs that does nothing. They are found by name as well.
+    server.add_registered_method_handlers = lambda *_: None  # type: ignore[method-assign] # to leave out
+    return server
 
 
 def _reflection_v1(names: Sequence[str]) -> grpc.GenericRpcHandler:
