@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from asyncmy import connection as driver
 from sqlalchemy import event
+from sqlalchemy.dialects.mysql.base import MySQLCompiler
 
 from storage.dialects.transactions import beginning_of
 
 if TYPE_CHECKING:
+    from sqlalchemy import Update
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 
@@ -50,8 +52,28 @@ async def connect(*, connect_timeout: float, **options: Any) -> Connection:  # n
     return connection
 
 
+class Compiler(MySQLCompiler):
+    """Writes statements so that they lock the rows that they are about, and no others."""
+
+    def update_tables_clause(
+        self,
+        update_stmt: Update,
+        from_table: Any,  # noqa: ANN401 - the interface
+        extra_froms: list[Any],
+        **kw: Any,  # noqa: ANN401 - the interface
+    ) -> str:
+        """Has the rows of a table looked up by those that it is joined with for an update.
+
+        MariaDB would read all of a small table, and wait for whoever has locked any row of it.
+        """
+        written = super().update_tables_clause
+        tables = [written(update_stmt, each, [], **kw) for each in (*extra_froms, from_table)]
+        return " STRAIGHT_JOIN ".join(tables) + (" FORCE INDEX (PRIMARY)" if extra_froms else "")
+
+
 def introduce(engine: AsyncEngine) -> None:
-    """Has transactions begin by statements."""
+    """Has transactions begin by statements, and statements written as above."""
+    engine.dialect.statement_compiler = Compiler
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's

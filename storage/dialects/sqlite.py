@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from operator import getitem
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,8 @@ from storage.dialects.transactions import beginning_of
 from storage.usage import statement_waits_for_a_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from typing import Self
 
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -40,6 +41,28 @@ SEARCH_MODULE = "fts5"
 _NANOSECONDS_OF_A_TICK = 1_000
 
 
+class Cursor(sqlite3.Cursor):
+    """A cursor that refuses what it cannot send as every other driver does."""
+
+    def execute(self, statement: str, values: Any = ()) -> Self:  # noqa: ANN401 - as the library has them
+        """Runs a statement."""
+        with _refusing():
+            return super().execute(statement, values)
+
+    def executemany(self, statement: str, rows: Any) -> Self:  # noqa: ANN401 - so too
+        """Runs a statement for each row of values."""
+        with _refusing():
+            return super().executemany(statement, rows)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise sqlite3.DataError(type(error).__name__) from None
+
+
 class Connection(sqlite3.Connection):
     """A connection whose transaction ends with it."""
 
@@ -48,7 +71,7 @@ class Connection(sqlite3.Connection):
         self.database = database
         self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
 
-    def cursor(self, factory: type[sqlite3.Cursor] = sqlite3.Cursor) -> sqlite3.Cursor:  # type: ignore[override] # its stubs know more
+    def cursor(self, factory: type[sqlite3.Cursor] = Cursor) -> sqlite3.Cursor:  # type: ignore[override] # its stubs know more
         """Makes a cursor."""
         made = super().cursor(factory)
         self._cursors.add(made)
