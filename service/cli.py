@@ -64,6 +64,8 @@ NAMES = {
     "jwt_keys": "FILE|URL",
     "jwt_issuer": "ISSUER",
     "jwt_audience": "AUDIENCE",
+    "otlp_endpoint": "URL",
+    "trace_ratio": "RATIO",
 }
 SEEDED_PASSWORD = "correct horse"  # noqa: S105 - printed for everybody to use
 EXAMPLE = '{"email":"ada@example.com","username":"ada","password":"correct horse"}'

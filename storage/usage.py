@@ -58,6 +58,38 @@ class Sent(NamedTuple):
 
 
 @dataclass(slots=True)
+class Run:
+    """A statement that was run, or the end of a transaction.
+
+    Args:
+        function: of storage, as `users.get`; `COMMIT` for the end of a transaction.
+        sent: what was sent; None for the end of a transaction.
+        sql: as the driver had it, placeholders and all; None until it did.
+        parameters: that the driver had beside it.
+        started: when, by `time.perf_counter`.
+        seconds: that it took.
+        failure: which error ended it; empty if none did.
+    """
+
+    function: str
+    sent: Sent | None = None
+    sql: str | None = None
+    parameters: Any = None
+    started: float = 0.0
+    seconds: float = 0.0
+    failure: str = ""
+
+    def tell(self, sql: str | None, parameters: object) -> None:
+        """Keeps what the driver had."""
+        self.sql = sql
+        self.parameters = parameters
+
+    def __str__(self) -> str:
+        """Returns its SQL, in which placeholders stand for all values."""
+        return self.sql or (str(self.sent) if self.sent else self.function.upper())
+
+
+@dataclass(slots=True)
 class Usage:
     """What one caller has used of the database, kept up as it goes. Times are in seconds.
 
@@ -68,6 +100,7 @@ class Usage:
         statements: how many statements it has sent.
         sent: which.
         deadline: when it leaves, by `time.monotonic`; what is begun for it is told.
+        runs: the statements with their times and parameters; None unless somebody wants them.
     """
 
     waiting_for: Wait = Wait.NOTHING
@@ -76,10 +109,28 @@ class Usage:
     statements: int = 0
     sent: list[Sent] = field(default_factory=list)
     deadline: float = math.inf
+    runs: list[Run] | None = None
+
+    def add_shared(self, other: Usage) -> None:
+        """Adds the statements that were sent for this caller and for others at once."""
+        self.statements += other.statements
+        self.sent += other.sent
+        if self.runs is not None:
+            self.runs += other.runs or ()
 
 
 # A caller that wants to know sets its own; without one, nobody looks at the shared default.
 usage: ContextVar[Usage] = ContextVar("usage")
+
+
+def begin_run(function: str, sent: Sent | None = None) -> Run | None:
+    """Returns what a statement of the caller's is to be noted in, None if nobody wants to know."""
+    use = usage.get(None)
+    if use is None or use.runs is None:
+        return None
+    run = Run(function, sent)
+    use.runs.append(run)
+    return run
 
 
 def seconds_left() -> float:
@@ -118,8 +169,8 @@ class Figures:
 
 
 @contextmanager
-def waiting_for(what: Wait, spent: Spent | None = None) -> Iterator[Usage]:
-    """Keeps up the caller's usage, and what was spent by all callers.
+def waiting_for(what: Wait, spent: Spent | None = None, run: Run | None = None) -> Iterator[Usage]:
+    """Keeps up the caller's usage, what was spent by all callers, and what a run took.
 
     A wait that is cut short stays what the caller waited for.
     """
@@ -131,8 +182,11 @@ def waiting_for(what: Wait, spent: Spent | None = None) -> Iterator[Usage]:
     try:
         yield use
         use.waiting_for = Wait.NOTHING
-    except Exception:
-        use.waiting_for = Wait.NOTHING
+    except BaseException as error:
+        if isinstance(error, Exception):
+            use.waiting_for = Wait.NOTHING
+        if run is not None:
+            run.failure = type(error).__name__
         raise
     finally:
         seconds = time.perf_counter() - started
@@ -143,6 +197,8 @@ def waiting_for(what: Wait, spent: Spent | None = None) -> Iterator[Usage]:
             use.pool += seconds
         else:
             use.database += seconds
+        if run is not None:
+            run.started, run.seconds = started, seconds
 
 
 @contextmanager
