@@ -26,7 +26,7 @@ from storage.errors import (
     translate,
 )
 from storage.stack import calling_function
-from storage.usage import COMMIT, Figures, Sent, Wait, begin_run, waiting_for
+from storage.usage import COMMIT, Figures, Sent, Wait, begin_run, bound, waiting_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -298,7 +298,7 @@ class Database:
         self._most = pool.size + pool.overflow
         self._engine = make_engine(url, pool)
         self._turn = turns(self._engine)
-        self._patience = pool.lock_timeout or None
+        self._patience = pool.lock_timeout
         alone = autocommit_options(self._engine)
         self._autocommit = self._engine.execution_options(**alone)
         self._snapshot = self._engine.execution_options(**snapshot_options(self._engine))
@@ -345,7 +345,7 @@ class Database:
             return await self._transaction()
         try:
             with waiting_for(Wait.LOCK):
-                async with asyncio.timeout(self._patience):
+                async with asyncio.timeout(bound(self._patience)):
                     await self._turn.acquire()
         except TimeoutError:
             raise LockTimeout("other transactions did not end in time") from None

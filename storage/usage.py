@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
 COMMIT = "commit"
+# Seconds, at most, that the database gives up before its caller's deadline.
+MARGIN = 0.1
+# The least that databases take for a bound, in seconds.
+LEAST = 0.001
 
 
 class Wait(StrEnum):
@@ -137,6 +141,22 @@ def seconds_left() -> float:
     """Returns the seconds until the caller leaves: infinitely many if it has no deadline."""
     use = usage.get(None)
     return math.inf if use is None else use.deadline - time.monotonic()
+
+
+def margin(left: float) -> float:
+    """Returns what is kept of the seconds a caller has left, to tell it what they went into."""
+    return min(left / 10, MARGIN)
+
+
+def bound(seconds: float) -> float | None:
+    """Returns how long something may take if its caller is to be told of it; None for no bound.
+
+    Args:
+        seconds: that it may take anyway; 0 for no bound.
+    """
+    left = seconds_left()
+    closer = min(seconds or math.inf, left - margin(left))
+    return None if math.isinf(closer) else max(LEAST, closer)
 
 
 @dataclass(slots=True)
