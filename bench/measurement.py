@@ -1,17 +1,13 @@
-"""What one scenario came to in one round, and in all of them."""
+"""What a load on a server came to."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping  # noqa: TC003 - pydantic reads the annotations
+from collections.abc import Mapping, Sequence  # noqa: TC003 - pydantic reads the annotations
 from dataclasses import dataclass
-from statistics import median
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 MICRO = 1e6
+MIB = 1 << 20
 
 
 class BenchError(Exception):
@@ -20,73 +16,36 @@ class BenchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One scenario in one round.
+    """A load from its first call to its last answer.
 
     Args:
-        transfers: that were made.
-        seconds: that it took.
-        p50: milliseconds within which half of the calls were answered.
-        p99: milliseconds within which all but a hundredth were.
+        latencies: milliseconds that each call took that succeeded, in order of size.
         errors: how many calls failed, by status.
-        server: CPU seconds of the server; 0 where there is none.
-        database: CPU seconds of PostgreSQL, all its processes.
-        load: CPU seconds of the process that the load came from.
+        seconds: that it took.
+        received: bytes of the answers.
+        server: CPU seconds of the server.
+        database: CPU seconds of the database, all its processes.
+        load: CPU seconds of the processes that the load came from.
+        memory: bytes that the server has resident, before and after.
     """
 
-    transfers: int
-    seconds: float
-    p50: float
-    p99: float
+    latencies: Sequence[float]
     errors: Mapping[str, int]
+    seconds: float
+    received: int
     server: float
     database: float
     load: float
+    memory: tuple[int, int]
 
     @property
-    def rate(self) -> float:
-        """Transfers a second."""
-        return self.transfers / self.seconds
+    def calls(self) -> int:
+        """Calls that succeeded."""
+        return len(self.latencies)
 
-    @property
-    def server_us(self) -> float:
-        """CPU microseconds of the server for a transfer."""
-        return self.server / self.transfers * MICRO
-
-    @property
-    def database_us(self) -> float:
-        """CPU microseconds of PostgreSQL for a transfer."""
-        return self.database / self.transfers * MICRO
-
-    @property
-    def busy(self) -> float:
-        """The part of one core that the load took."""
-        return self.load / self.seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """One scenario over all rounds: medians, and all errors together."""
-
-    rate: float
-    server_us: float
-    database_us: float
-    p50: float
-    p99: float
-    busy: float
-    errors: int
-
-
-def summary(rounds: Sequence[Measurement]) -> Summary:
-    """Returns what the rounds came to."""
-    return Summary(
-        rate=median(each.rate for each in rounds),
-        server_us=median(each.server_us for each in rounds),
-        database_us=median(each.database_us for each in rounds),
-        p50=median(each.p50 for each in rounds),
-        p99=median(each.p99 for each in rounds),
-        busy=median(each.busy for each in rounds),
-        errors=sum(sum(each.errors.values()) for each in rounds),
-    )
+    def quantile(self, part: float) -> float:
+        """Returns the milliseconds within which this part of the calls were answered."""
+        return quantile(self.latencies, part)
 
 
 def quantile(ordered: Sequence[float], part: float) -> float:

@@ -1,4 +1,4 @@
-"""The processes that are measured: their CPU time, and the servers among them."""
+"""The processes that are measured: their CPU time and memory, and the servers among them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench.measurement import BenchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 TICKS = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+BYLINE = ("service.cli", "serve", "--listen", "127.0.0.1:0", "--drain-pause", "0")
 
 
-class Byline(NamedTuple):
-    """A `byline serve` that takes calls."""
+class Serving(NamedTuple):
+    """A server that takes calls."""
 
     address: str
     pid: int
@@ -36,6 +38,12 @@ def cpu_seconds(pid: int) -> float:
     return sum(map(_cpu_seconds, [*children, str(pid)]))
 
 
+def resident(pid: int) -> int:
+    """Returns the bytes of memory that a process has resident."""
+    # The second number: proc_pid_statm(5).
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+
+
 def _cpu_seconds(pid: str) -> float:
     # utime, stime, cutime and cstime: proc_pid_stat(5).
     return sum(map(int, _stat(pid)[11:15])) / TICKS
@@ -49,24 +57,26 @@ def _stat(pid: str) -> list[str]:
         return []
 
 
+def byline(database_url: str, *flags: str) -> tuple[str, ...]:
+    """Returns the words that run `byline serve` with the settings that operators get."""
+    return (*BYLINE, "--database-url", database_url, *flags)
+
+
 @contextmanager
-def serving(folder: Path, database_url: str, *flags: str) -> Iterator[Byline]:
-    """Runs `byline serve` while the block lasts, with the settings that operators get.
+def serving(log: Path, words: Sequence[str]) -> Iterator[Serving]:
+    """Runs a server while the block lasts.
 
     Args:
-        folder: where its log goes.
-        database_url: what it serves from.
-        flags: its flags.
+        log: where its log goes.
+        words: its module and what that is told; it says where it listens.
 
     Raises:
         BenchError: when it does not come to serve.
     """
-    log = folder / f"serve{''.join(flags)}.log"
-    command = (sys.executable, "-P", "-m", "service.cli", "serve", "--listen", "127.0.0.1:0")
     with (
         log.open("wb") as stderr,
         subprocess.Popen(  # noqa: S603 - a program of ours, no shell
-            [*command, "--drain-pause", "0", "--database-url", database_url, *flags],
+            [sys.executable, "-P", "-m", *words],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
@@ -76,7 +86,7 @@ def serving(folder: Path, database_url: str, *flags: str) -> Iterator[Byline]:
             assert process.stdout  # noqa: S101 - told so above
             found = re.search(r"listens on (\S+)", process.stdout.readline())
             if found is None:
-                raise BenchError(f"byline serve did not start:\n{log.read_text()}")
-            yield Byline(found[1], process.pid)
+                raise BenchError(f"{words[0]} did not start:\n{log.read_text()}")
+            yield Serving(found[1], process.pid)
         finally:
             process.terminate()

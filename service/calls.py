@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from grpc.aio import ServicerContext
 
+    from service.tracing import Trace
+
     Context = ServicerContext[Any, Any]
 
 REQUEST_ID = "x-request-id"
@@ -34,6 +36,7 @@ class Call:
         encoding: that reading its request and writing its response took.
         retries: times it was tried again after `Contention`.
         use: of the database.
+        trace: its span, where calls are traced.
         started: when it came, by `perf_counter`.
     """
 
@@ -45,6 +48,7 @@ class Call:
     encoding: float = 0.0
     retries: int = 0
     use: Usage = field(default_factory=Usage)
+    trace: Trace | None = None
     started: float = field(default_factory=perf_counter)
 
     @classmethod
@@ -80,7 +84,9 @@ class Call:
     @property
     def trailers(self) -> tuple[tuple[str, str | bytes], ...]:
         """What its caller is told when it ends, however it ends."""
-        told = ((REQUEST_ID, self.request_id),)
+        told: tuple[tuple[str, str | bytes], ...] = ((REQUEST_ID, self.request_id),)
+        if self.trace is not None:
+            told += self.trace.metadata
         if not self.is_timed:
             return told
         parts = {"ms": milliseconds(self.seconds), **self.split}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import signal
 import socket
 import sys
@@ -34,6 +35,7 @@ from storage.errors import AlreadyExists, StorageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+BENCH = "bench"
 USAGE_ERROR = 2
 INTERRUPTED = 130
 # What the embedded server keeps for superusers and people with psql.
@@ -62,6 +64,8 @@ NAMES = {
     "jwt_keys": "FILE|URL",
     "jwt_issuer": "ISSUER",
     "jwt_audience": "AUDIENCE",
+    "otlp_endpoint": "URL",
+    "trace_ratio": "RATIO",
 }
 SEEDED_PASSWORD = "correct horse"  # noqa: S105 - printed for everybody to use
 EXAMPLE = '{"email":"ada@example.com","username":"ada","password":"correct horse"}'
@@ -94,7 +98,10 @@ class Where(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 0, 1 when it failed, 2 when it was misspelt."""
-    options = vars(_parser().parse_args(arguments))
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == [BENCH]:
+        return _bench(given[1:])
+    options = vars(_parser().parse_args(given))
     command: Callable[..., None] = options.pop("command")
     flags = {name: options.pop(name) for name in Settings.model_fields if name in options}
     try:
@@ -224,6 +231,20 @@ def _examine(settings: Settings) -> None:
     print(*findings, sep="\n")
     if failed := sum(not each.is_well for each in findings):
         raise CommandFailed(f"{failed} of {len(findings)} checks failed")
+
+
+def _bench(arguments: Sequence[str]) -> int:
+    """Measures Byline beside what it is compared to; comes with the source alone."""
+    try:
+        # By its name: nothing that is installed stands on what is not.
+        command = importlib.import_module("bench.command")
+    except ModuleNotFoundError as missing:
+        if missing.name not in {"bench", "bench.command"}:
+            raise
+        print("byline: bench is not installed: it comes with Byline's source", file=sys.stderr)
+        return 1
+    status: int = command.main(arguments)
+    return status
 
 
 def _port(settings: Settings) -> Finding:
@@ -409,6 +430,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     examining = _command(commands, "doctor", _examine)
     _add_settings(examining, Settings.model_fields)
+    # For the list of commands: it reads its flags itself.
+    commands.add_parser(BENCH, help=_bench.__doc__)
     return parser
 
 

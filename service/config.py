@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import PackageNotFoundError, distribution
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -80,6 +81,17 @@ def _listenable(text: str) -> str:
 def _reachable(url: str) -> str:
     check_url(url)
     return url
+
+
+def _collector(where: str) -> str:
+    url = urlsplit(where)
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        raise ValueError("is neither http://HOST:PORT nor https://HOST:PORT")
+    try:
+        distribution("opentelemetry-exporter-otlp-proto-grpc")
+    except PackageNotFoundError:
+        raise ValueError("takes the extra otel: uv sync --extra otel") from None
+    return where
 
 
 def _keys(where: str) -> str:
@@ -289,6 +301,14 @@ class Settings(BaseSettings):
         1,
         description="seconds from which on a call is a warning in the log, with its SQL; "
         "0 for never",
+    )
+    otlp_endpoint: Annotated[str, AfterValidator(_collector)] | None = Field(
+        None,
+        description="where traces go by OTLP over gRPC: http://HOST:4317, or https:// for TLS; "
+        "nowhere unless set, and takes the extra otel",
+    )
+    trace_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        1, description="part of the calls that is traced whose callers do not say"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe log lines to write"

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from service.access import Guard
     from service.admission import Admission
     from service.idempotency import Idempotency, Serve
+    from service.tracing import Tracing
 
     Context = ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
@@ -106,17 +107,20 @@ class Limits:
 class Pipeline(grpc.aio.ServerInterceptor):
     """Wraps every method of Byline's own services, once, when it is first called."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a part of its own
         self,
         limits: Limits,
         idempotency: Idempotency,
         admission: Admission,
+        *,
         guard: Guard | None = None,
         metrics: Metrics | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.limits = limits
         self.guard = guard
         self.metrics = metrics or Metrics()
+        self.tracing = tracing
         self.idempotency = idempotency
         self.admission = admission
         self.validator = protovalidate.Validator()
@@ -175,6 +179,7 @@ class _Method:
         self._pipeline = pipeline
         self._limits = pipeline.limits
         self._metrics = pipeline.metrics.method(path)
+        self._tracing = pipeline.tracing
         self._path = path
         self._parse: Callable[[bytes], Message] = handler.request_deserializer  # type: ignore[assignment] # always set
         self._serve: Callable[[Message, Context], Awaitable[Message]] = handler.unary_unary  # type: ignore[assignment] # always set
@@ -192,6 +197,8 @@ class _Method:
         call = Call.of(self._path, context)
         calls.current.set(call)
         usage.set(call.use)
+        if self._tracing is not None:
+            call.trace = self._tracing.begin(call, context)
         self._pipeline.enter()
         self._metrics.begin(len(raw))
         try:
@@ -302,6 +309,9 @@ class _Method:
         if 0 < self._limits.slow <= seconds:
             level = "warning" if level == "info" else level
             more["sql"] = [str(each) for each in call.use.sent]
+        if call.trace is not None:
+            call.trace.end(call, code, error)
+            more["trace_id"] = call.trace.trace_id
         logs.of_call(
             level,
             {

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from service.config import Address, Settings
+    from service.tracing import Tracing
 
 SERVICES = (
     users_pb2.DESCRIPTOR.services_by_name["UserService"].full_name,
@@ -78,6 +79,7 @@ class Server:
             queue=settings.hash_queue,
         )
         self._metrics = Metrics()
+        self._tracing = _tracing(settings, self._database)
         admission = Admission(settings)
         key = settings.request_key
         self._pipeline = Pipeline(
@@ -91,17 +93,12 @@ class Server:
             ),
             Idempotency(self._database, self._passwords, key.encode() if key else None),
             admission,
-            access.guard(settings),
-            self._metrics,
+            guard=access.guard(settings),
+            metrics=self._metrics,
+            tracing=self._tracing,
         )
         self._credentials = access.credentials(settings)
-        self._server = grpc.aio.server(
-            interceptors=[self._pipeline],
-            options=channel.options(settings),
-        )
-        # grpc.aio waits anew for every registered method before each call: with fifty of them, a
-        # fifth of what a call costs that does nothing. They are found by name as well.
-        self._server.add_registered_method_handlers = lambda *_: None  # type: ignore[method-assign] # to leave out
+        self._server = grpc_server(settings, [self._pipeline])
         gathering = Together if settings.gather_transfers else Alone
         self._transfers = gathering(self._database)
         self._metrics.look_at(admission, self._database, self._transfers, self._passwords)
@@ -159,6 +156,8 @@ class Server:
             await self._transfers.close()
             self._passwords.close()
             await self._database.close()
+            if self._tracing is not None:
+                await self._tracing.close()
 
     async def _drain(self) -> None:
         """Ends service without failing a call that can still be answered."""
@@ -183,6 +182,22 @@ class Server:
                 return
 
 
+def grpc_server(
+    settings: Settings, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
+) -> grpc.aio.Server:
+    """Returns a server that serves nothing yet.
+
+    Args:
+        settings: how it behaves.
+        interceptors: what every call passes through.
+    """
+    server = grpc.aio.server(interceptors=interceptors, options=channel.options(settings))
+    # grpc.aio waits anew for every registered method before each call: with fifty of them, a fifth
+    # of what a call costs that does nothing. They are found by name as well.
+    server.add_registered_method_handlers = lambda *_: None  # type: ignore[method-assign] # to leave out
+    return server
+
+
 def _reflection_v1(names: Sequence[str]) -> grpc.GenericRpcHandler:
     """Serves reflection by its later name too: its messages are on the wire as those of v1alpha."""
     method = grpc.stream_stream_rpc_method_handler(
@@ -191,6 +206,15 @@ def _reflection_v1(names: Sequence[str]) -> grpc.GenericRpcHandler:
         reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
     return grpc.method_handlers_generic_handler(REFLECTION_V1, {"ServerReflectionInfo": method})
+
+
+def _tracing(settings: Settings, database: Database) -> Tracing | None:
+    if settings.otlp_endpoint is None:
+        return None
+    # What it stands on is an extra, and takes 0.3 s to import.
+    from service.tracing import Tracing  # noqa: PLC0415
+
+    return Tracing(settings.otlp_endpoint, settings.trace_ratio, database.engine.dialect.name)
 
 
 def pool_config(settings: Settings) -> PoolConfig:

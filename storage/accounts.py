@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import BigInteger, select, update
 
 from storage.dialects.rows import given, rows_given
-from storage.dialects.sql import is_one_of_any_length, present_moment
+from storage.dialects.sql import is_one_of_any_length, looked_up_by
 from storage.models import CreditAccount, User
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement, Update
 
     from storage.database import Transaction
 
@@ -43,27 +46,43 @@ class Account:
         return self.available + self.held + amount <= MOST
 
 
-_LOCK = (
-    select(CreditAccount.user_id, CreditAccount.available, CreditAccount.held, User.is_active)
-    .join(User, User.id == CreditAccount.user_id)
+# Read beside it, so that the user is not locked.
+_IS_ACTIVE = select(User.is_active).where(User.id == CreditAccount.user_id).scalar_subquery()
+_LOCK = looked_up_by(
+    "PRIMARY",
+    select(
+        CreditAccount.user_id,
+        CreditAccount.available,
+        CreditAccount.held,
+        _IS_ACTIVE.label("is_active"),
+    )
     .where(is_one_of_any_length(CreditAccount.user_id, "user_ids"))
     .order_by(CreditAccount.user_id)
-    .with_for_update(of=CreditAccount, key_share=True)
+    .with_for_update(of=CreditAccount, key_share=True),
+    CreditAccount,
 )
 
-CHANGES = rows_given("changes", user_id=BigInteger(), available=BigInteger(), held=BigInteger())
-# Differences and not sums: were a lock ever forgotten, no credits would come of it.
-CHANGE_BALANCES = (
-    update(CreditAccount)
-    .where(CreditAccount.user_id == CHANGES.c.user_id)
-    .values(
-        {
-            CreditAccount.available: CreditAccount.available + CHANGES.c.available,
-            CreditAccount.held: CreditAccount.held + CHANGES.c.held,
-            CreditAccount.updated_at: present_moment(),
-        }
+_CHANGES = rows_given("changes", user_id=BigInteger(), available=BigInteger(), held=BigInteger())
+
+
+def change_balances(moment: ColumnElement[datetime]) -> Update:
+    """Changes locked accounts by what `changes_of` says.
+
+    Args:
+        moment: when: the one that the ledger has.
+    """
+    return (
+        update(CreditAccount)
+        .where(CreditAccount.user_id == _CHANGES.c.user_id)
+        .values(
+            {
+                # Differences and not sums: were a lock ever forgotten, no credits would come of it.
+                CreditAccount.available: CreditAccount.available + _CHANGES.c.available,
+                CreditAccount.held: CreditAccount.held + _CHANGES.c.held,
+                CreditAccount.updated_at: moment,
+            }
+        )
     )
-)
 
 
 async def lock(tx: Transaction, user_ids: Iterable[int]) -> dict[int, Account]:
@@ -78,11 +97,11 @@ async def lock(tx: Transaction, user_ids: Iterable[int]) -> dict[int, Account]:
 
 
 def changes_of(tx: Transaction, changed: Iterable[Account]) -> dict[str, Any]:
-    """Returns the parameters of `CHANGE_BALANCES`."""
+    """Returns the parameters of `change_balances`."""
     accounts = [each for each in changed if each.more_available or each.more_held]
     return given(
         tx,
-        CHANGES,
+        _CHANGES,
         user_id=[each.user_id for each in accounts],
         available=[each.more_available for each in accounts],
         held=[each.more_held for each in accounts],

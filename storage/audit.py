@@ -19,6 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 
 from storage.accounts import MOST
+from storage.dialects.sql import exact_sum
 from storage.dialects.types import SUM
 from storage.errors import Overflow
 from storage.models import CreditAccount, EntryKind, LedgerEntry, OpenHold
@@ -87,11 +88,6 @@ _MOVED = LedgerEntry.kind.in_([EntryKind.TRANSFER, EntryKind.CAPTURE])
 _NONE = literal(0)
 
 
-def _sum(column: SQLColumnExpression[Any]) -> SQLColumnExpression[Any]:
-    """A sum of any size; 0 of nothing."""
-    return func.coalesce(func.sum(cast(column, SUM)), 0)
-
-
 def _check(
     kind: Kind,
     user_id: SQLColumnExpression[Any],
@@ -115,12 +111,12 @@ _steps = union_all(
     select(LedgerEntry.from_user_id, -LedgerEntry.amount).where(_MOVED),
 ).subquery("steps")
 _by_ledger = (
-    select(_steps.c.user_id, _sum(_steps.c.amount).label("amount"))
+    select(_steps.c.user_id, exact_sum(_steps.c.amount).label("amount"))
     .group_by(_steps.c.user_id)
     .cte("by_ledger")
 )
 _by_holds = (
-    select(OpenHold.from_user_id.label("user_id"), _sum(OpenHold.amount).label("amount"))
+    select(OpenHold.from_user_id.label("user_id"), exact_sum(OpenHold.amount).label("amount"))
     .group_by(OpenHold.from_user_id)
     .cte("by_holds")
 )
@@ -179,8 +175,10 @@ _DISCREPANCIES = union_all(*_CHECKS).limit(bindparam("most"))
 _TOTALS = select(
     select(func.count()).select_from(CreditAccount).scalar_subquery(),
     select(func.count()).where(LedgerEntry.hold_id.is_(None)).scalar_subquery(),
-    select(_sum(LedgerEntry.amount)).where(LedgerEntry.kind == EntryKind.GRANT).scalar_subquery(),
-    select(func.coalesce(func.sum(_has), 0)).scalar_subquery(),
+    select(exact_sum(LedgerEntry.amount))
+    .where(LedgerEntry.kind == EntryKind.GRANT)
+    .scalar_subquery(),
+    select(exact_sum(CreditAccount.available) + exact_sum(CreditAccount.held)).scalar_subquery(),
 )
 
 

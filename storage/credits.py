@@ -130,10 +130,11 @@ def _make(source: Source, *, hold: bool) -> Changes:
         .from_select(list(entry), select(*entry.values()))
         .returning(*LedgerEntry.__table__.columns),
     )
+    changed = accounts.change_balances(select(func.max(made.c.created_at)).scalar_subquery())
     # Ids are given in the order of the rows.
     result = select(made.c.id, made.c.created_at, made.c.expires_at).order_by(made.c.id)
     if not hold:
-        return [accounts.CHANGE_BALANCES], result
+        return [changed], result
     opened = {
         OpenHold.transfer_id: made.c.id,
         OpenHold.from_user_id: made.c.from_user_id,
@@ -143,7 +144,7 @@ def _make(source: Source, *, hold: bool) -> Changes:
     }
     holds_made = select(*opened.values()).where(made.c.kind == EntryKind.HOLD)
     opening = insert(OpenHold).from_select(list(opened), holds_made)
-    return [accounts.CHANGE_BALANCES, opening], result
+    return [changed, opening], result
 
 
 _MAKE = Together(partial(_make, hold=False))

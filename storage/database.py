@@ -26,7 +26,7 @@ from storage.errors import (
     translate,
 )
 from storage.stack import calling_function
-from storage.usage import COMMIT, Figures, Sent, Wait, waiting_for
+from storage.usage import COMMIT, Figures, Sent, Wait, begin_run, bound, waiting_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -121,16 +121,24 @@ class Session:
             self._untouched = False
 
     async def _execute(self, statement: Executable, parameters: Parameters) -> CursorResult[Any]:
-        with waiting_for(Wait.STATEMENT, self._figures.functions[calling_function()]) as use:
+        function = calling_function()
+        sent = Sent.of(statement, parameters, self._engine.dialect)
+        run = begin_run(function, sent)
+        with waiting_for(Wait.STATEMENT, self._figures.functions[function], run) as use:
             use.statements += 1
-            use.sent.append(Sent.of(statement, parameters, self._engine.dialect))
+            use.sent.append(sent)
             try:
-                return await self._connection.execute(statement, parameters)
+                result = await self._connection.execute(statement, parameters)
             except DBAPIError as error:
+                if run is not None:
+                    run.tell(error.statement, error.params)
                 self._failure = translate(error)
                 raise self._failure from None
             except PendingRollbackError:
                 raise DatabaseDown("the connection was lost within the transaction") from None
+            if run is not None:
+                run.tell(result.context.statement, result.context.parameters)
+            return result
 
     async def _replace_connection(self) -> None:
         await self._connection.invalidate()
@@ -187,7 +195,7 @@ class Transaction(Session):
         self._ensure_whole()
         committing = asyncio.ensure_future(self._connection.commit())
         try:
-            with waiting_for(Wait.STATEMENT, self._figures.functions[COMMIT]):
+            with waiting_for(Wait.STATEMENT, self._figures.functions[COMMIT], begin_run(COMMIT)):
                 await asyncio.shield(committing)
         except asyncio.CancelledError:
             await asyncio.wait([committing])
@@ -290,7 +298,7 @@ class Database:
         self._most = pool.size + pool.overflow
         self._engine = make_engine(url, pool)
         self._turn = turns(self._engine)
-        self._patience = pool.lock_timeout or None
+        self._patience = pool.lock_timeout
         alone = autocommit_options(self._engine)
         self._autocommit = self._engine.execution_options(**alone)
         self._snapshot = self._engine.execution_options(**snapshot_options(self._engine))
@@ -337,7 +345,7 @@ class Database:
             return await self._transaction()
         try:
             with waiting_for(Wait.LOCK):
-                async with asyncio.timeout(self._patience):
+                async with asyncio.timeout(bound(self._patience)):
                     await self._turn.acquire()
         except TimeoutError:
             raise LockTimeout("other transactions did not end in time") from None

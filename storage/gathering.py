@@ -170,7 +170,8 @@ class Together:
         if not batch:
             return
         self.batches[len(batch)] += 1
-        use = Usage()
+        is_noted = any(each.use.runs is not None for each in batch)
+        use = Usage(runs=[] if is_noted else None)
         usage.set(use)
         try:
             async with self._database.transaction() as tx:
@@ -182,8 +183,7 @@ class Together:
                 return
             outcomes = dict.fromkeys(batch, error)
         for waiting, outcome in outcomes.items():
-            waiting.use.statements += use.statements
-            waiting.use.sent += use.sent
+            waiting.use.add_shared(use)
             if waiting.outcome.done():
                 continue  # its caller has left
             if isinstance(outcome, Exception):

@@ -43,8 +43,8 @@ _IS_EXPIRED = OpenHold.expires_at <= present_moment()
 
 
 def _gone(source: Source, *conditions: ColumnElement[bool]) -> FromClause:
-    """The holds that are open no more."""
-    columns = OpenHold.__table__.columns
+    """The holds that are open no more, and since when."""
+    columns = *OpenHold.__table__.columns, present_moment().label("ended_at")
     return source("gone", delete(OpenHold).where(*conditions).returning(*columns))
 
 
@@ -57,7 +57,7 @@ def _noted(gone: FromClause, kind: ColumnElement[str], amount: ColumnElement[int
         LedgerEntry.amount: amount,
         LedgerEntry.memo: literal(""),
         LedgerEntry.hold_id: gone.c.transfer_id,
-        LedgerEntry.created_at: present_moment(),
+        LedgerEntry.created_at: gone.c.ended_at,
     }
     return insert(LedgerEntry).from_select(list(entry), select(*entry.values()))
 
@@ -95,10 +95,10 @@ def _resolve(source: Source) -> Changes:
     """Ends one hold that has not expired: tells when, or nothing if there is none."""
     gone = _gone(source, OpenHold.transfer_id == bindparam("hold_id"), ~_IS_EXPIRED)
     kind, amount = bindparam("kind", type_=String), bindparam("amount", type_=BigInteger)
-    noted = source("noted", _noted(gone, kind, amount).returning(LedgerEntry.created_at))
+    noted = _noted(gone, kind, amount)
     # For every account that changes, if there was a hold.
-    changed = accounts.CHANGE_BALANCES.where(select(gone.c.transfer_id).exists())
-    return [changed], select(noted.c.created_at)
+    changed = accounts.change_balances(select(gone.c.ended_at).scalar_subquery())
+    return [noted, changed.where(select(gone.c.transfer_id).exists())], select(gone.c.ended_at)
 
 
 _OF_SENDERS = is_one_of_any_length(OpenHold.from_user_id, "user_ids")
@@ -235,7 +235,7 @@ async def _end(
         hold = hold._replace(state=State.CAPTURED, captured_amount=amount)
     else:
         hold = hold._replace(state=State.RELEASED)
-    return hold._replace(resolved_at=told[0].created_at)
+    return hold._replace(resolved_at=told[0].ended_at)
 
 
 async def _ended(tx: Transaction, hold_id: int) -> StorageError:

@@ -110,7 +110,8 @@ class Lookups(Generic[Row]):
         """Reads rows, and tells each caller the outcome."""
         if not batch:
             return
-        usage.set(Usage())
+        is_noted = any(each.use.runs is not None for each in batch)
+        usage.set(Usage(runs=[] if is_noted else None))
         rows: Mapping[int, Row] = {}
         failure: Exception | None = None
         try:
@@ -118,8 +119,7 @@ class Lookups(Generic[Row]):
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers are to hear of it
             failure = error
         for waiting in batch:
-            waiting.use.statements += self._use.statements
-            waiting.use.sent += self._use.sent
+            waiting.use.add_shared(self._use)
             if waiting.found.done():
                 continue  # its caller has left
             if failure is not None:

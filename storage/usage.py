@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
 COMMIT = "commit"
+# Seconds, at most, that the database gives up before its caller's deadline.
+MARGIN = 0.1
+# The least that databases take for a bound, in seconds.
+LEAST = 0.001
 
 
 class Wait(StrEnum):
@@ -59,6 +63,38 @@ class Sent(NamedTuple):
 
 
 @dataclass(slots=True)
+class Run:
+    """A statement that was run, or the end of a transaction.
+
+    Args:
+        function: of storage, as `users.get`; `COMMIT` for the end of a transaction.
+        sent: what was sent; None for the end of a transaction.
+        sql: as the driver had it, placeholders and all; None until it did.
+        parameters: that the driver had beside it.
+        started: when, by `time.perf_counter`.
+        seconds: that it took.
+        failure: which error ended it; empty if none did.
+    """
+
+    function: str
+    sent: Sent | None = None
+    sql: str | None = None
+    parameters: Any = None
+    started: float = 0.0
+    seconds: float = 0.0
+    failure: str = ""
+
+    def tell(self, sql: str | None, parameters: object) -> None:
+        """Keeps what the driver had."""
+        self.sql = sql
+        self.parameters = parameters
+
+    def __str__(self) -> str:
+        """Returns its SQL, in which placeholders stand for all values."""
+        return self.sql or (str(self.sent) if self.sent else self.function.upper())
+
+
+@dataclass(slots=True)
 class Usage:
     """What one caller has used of the database, kept up as it goes. Times are in seconds.
 
@@ -69,6 +105,7 @@ class Usage:
         statements: how many statements it has sent.
         sent: which.
         deadline: when it leaves, by `time.monotonic`; what is begun for it is told.
+        runs: the statements with their times and parameters; None unless somebody wants them.
     """
 
     waiting_for: Wait = Wait.NOTHING
@@ -77,16 +114,50 @@ class Usage:
     statements: int = 0
     sent: list[Sent] = field(default_factory=list)
     deadline: float = math.inf
+    runs: list[Run] | None = None
+
+    def add_shared(self, other: Usage) -> None:
+        """Adds the statements that were sent for this caller and for others at once."""
+        self.statements += other.statements
+        self.sent += other.sent
+        if self.runs is not None:
+            self.runs += other.runs or ()
 
 
 # A caller that wants to know sets its own; without one, nobody looks at the shared default.
 usage: ContextVar[Usage] = ContextVar("usage")
 
 
+def begin_run(function: str, sent: Sent | None = None) -> Run | None:
+    """Returns what a statement of the caller's is to be noted in, None if nobody wants to know."""
+    use = usage.get(None)
+    if use is None or use.runs is None:
+        return None
+    run = Run(function, sent)
+    use.runs.append(run)
+    return run
+
+
 def seconds_left() -> float:
     """Returns the seconds until the caller leaves: infinitely many if it has no deadline."""
     use = usage.get(None)
     return math.inf if use is None else use.deadline - time.monotonic()
+
+
+def margin(left: float) -> float:
+    """Returns what is kept of the seconds a caller has left, to tell it what they went into."""
+    return min(left / 10, MARGIN)
+
+
+def bound(seconds: float) -> float | None:
+    """Returns how long something may take if its caller is to be told of it; None for no bound.
+
+    Args:
+        seconds: that it may take anyway; 0 for no bound.
+    """
+    left = seconds_left()
+    closer = min(seconds or math.inf, left - margin(left))
+    return None if math.isinf(closer) else max(LEAST, closer)
 
 
 @dataclass(slots=True)
@@ -119,16 +190,17 @@ class Figures:
 
 
 class waiting_for:  # noqa: N801 - reads as the context that it is
-    """Keeps up the caller's usage, and what was spent by all callers.
+    """Keeps up the caller's usage, what was spent by all callers, and what a run took.
 
     A wait that is cut short stays what the caller waited for.
     """
 
-    __slots__ = ("_spent", "_started", "_use", "_what")
+    __slots__ = ("_run", "_spent", "_started", "_use", "_what")
 
-    def __init__(self, what: Wait, spent: Spent | None = None) -> None:
+    def __init__(self, what: Wait, spent: Spent | None = None, run: Run | None = None) -> None:
         self._what = what
         self._spent = Spent() if spent is None else spent
+        self._run = run
 
     def __enter__(self) -> Usage:
         """Begins the wait, and returns the caller's usage."""
@@ -150,6 +222,10 @@ class waiting_for:  # noqa: N801 - reads as the context that it is
         use, spent = self._use, self._spent
         if error is None or isinstance(error, Exception):
             use.waiting_for = Wait.NOTHING
+        if self._run is not None:
+            self._run.started, self._run.seconds = self._started, seconds
+            if error is not None:
+                self._run.failure = type(error).__name__
         spent.waiting -= 1
         spent.times += 1
         spent.seconds += seconds

@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import time
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +24,7 @@ import migrations
 from tests import servers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
 KINDS = ("postgresql", "sqlite", "mariadb")
@@ -112,50 +112,62 @@ def sqlite(folder: Path) -> Iterator[Engine]:
 @contextmanager
 def mariadb(folder: Path) -> Iterator[Engine]:
     """Runs a MariaDB of Debian's while the block lasts, reached by a socket in the folder."""
-    stack = ExitStack()
-    data, socket = folder / "data", folder / "socket"
-    folder.mkdir()
-    owner = _owner_of_mariadb(folder)
-    subprocess.run(  # noqa: S603 - a program of the machine's, no shell
-        [  # noqa: S607 - wherever it is
-            "mariadb-install-db",
-            "--no-defaults",
-            f"--datadir={data}",
-            f"--user={owner}",
-            "--auth-root-authentication-method=normal",
-            "--skip-test-db",
-        ],
-        check=True,
-        capture_output=True,
-    )
-    told = [f"--{name}={value}" for name, value in MARIADB_SETTINGS.items()]
-    log = stack.enter_context((folder / "log").open("wb"))
-    server = subprocess.Popen(  # noqa: S603 - a program of the machine's, no shell
-        [
-            _program(MARIADB) or MARIADB,
-            "--no-defaults",
-            f"--datadir={data}",
-            f"--socket={socket}",
-            # Servers that share one meet each other's temporary tables.
-            f"--tmpdir={data}",
-            f"--pid-file={folder / 'pid'}",
-            f"--user={owner}",
-            *told,
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=log,
-    )
-    try:
-        url = f"mysql+asyncmy://root@localhost/?unix_socket={socket}"
+    with mariadb_server(folder, MARIADB_SETTINGS) as (url, _):
         engine = Engine("mariadb", url, TEMPLATE)
-        _until_it_answers(engine, server)
         asyncio.run(_on_mysql(engine.url, f"CREATE DATABASE {TEMPLATE}"))
         migrations.up(engine.url_of(TEMPLATE))
         yield engine
-    finally:
-        server.terminate()
-        server.wait()
-        stack.close()
+
+
+@contextmanager
+def mariadb_server(folder: Path, settings: Mapping[str, str]) -> Iterator[tuple[str, int]]:
+    """Runs the MariaDB of a folder while the block lasts, and yields its URL and its process.
+
+    Args:
+        folder: where its data is; made if missing.
+        settings: of the server.
+    """
+    data, socket = folder / "data", folder / "socket"
+    folder.mkdir(exist_ok=True)
+    owner = _owner_of_mariadb(folder)
+    if not data.exists():
+        subprocess.run(  # noqa: S603 - a program of the machine's, no shell
+            [  # noqa: S607 - wherever it is
+                "mariadb-install-db",
+                "--no-defaults",
+                f"--datadir={data}",
+                f"--user={owner}",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+            ],
+            check=True,
+            capture_output=True,
+        )
+    told = [f"--{name}={value}" for name, value in settings.items()]
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(  # noqa: S603 - a program of the machine's, no shell
+            [
+                _program(MARIADB) or MARIADB,
+                "--no-defaults",
+                f"--datadir={data}",
+                f"--socket={socket}",
+                # Servers that share one meet each other's temporary tables.
+                f"--tmpdir={data}",
+                f"--pid-file={folder / 'pid'}",
+                f"--user={owner}",
+                *told,
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        ) as server,
+    ):
+        try:
+            url = f"mysql+asyncmy://root@localhost/?unix_socket={socket}"
+            _until_it_answers(url, server)
+            yield url, server.pid
+        finally:
+            server.terminate()
 
 
 @contextmanager
@@ -201,11 +213,11 @@ def _owner_of_mariadb(folder: Path) -> str:
     return user
 
 
-def _until_it_answers(engine: Engine, server: subprocess.Popen[bytes]) -> None:
+def _until_it_answers(url: str, server: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + STARTS_WITHIN
     while True:
         try:
-            asyncio.run(_on_mysql(engine.url, "SELECT 1"))
+            asyncio.run(_on_mysql(url, "SELECT 1"))
         except SQLAlchemyError:
             if server.poll() is not None or time.monotonic() > deadline:
                 raise

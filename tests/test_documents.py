@@ -37,6 +37,14 @@ def _shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def test_the_table_of_alerts_is_complete() -> None:
+    rules = (ROOT / "deploy" / "prometheus" / "alerts.yaml").read_text()
+    told = re.findall(
+        r"^\| `(Byline\w+)` \|", (ROOT / "docs/operations.md").read_text(), re.MULTILINE
+    )
+    assert told == re.findall(r"- alert: (\w+)$", rules, re.MULTILINE)
+
+
 def test_every_file_that_a_document_links_to_is_there() -> None:
     for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):

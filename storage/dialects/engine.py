@@ -47,7 +47,7 @@ def make_engine(url: str, pool: PoolConfig) -> AsyncEngine:
             engine, lock_timeout=pool.lock_timeout, statement_timeout=pool.statement_timeout
         )
     elif engine.dialect.name == "mysql":
-        mysql.introduce(engine)
+        mysql.introduce(engine, pool.statement_timeout)
     return engine
 
 

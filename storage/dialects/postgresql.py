@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from asyncpg import connection as driver
 
-from storage.usage import seconds_left
+from storage.usage import margin, seconds_left
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LOCK_TIMEOUT = "lock_timeout"
 STATEMENT_TIMEOUT = "statement_timeout"
-# Seconds for which a lock is waited for less than the caller has: those in which it can be told.
-MARGIN = 0.02
 
 
 class Connection(driver.Connection):
@@ -48,7 +46,8 @@ def within_deadline(bounds: Mapping[str, int]) -> str:
     if math.isinf(left):
         return ""
     told = ""
-    for name, seconds in ((LOCK_TIMEOUT, left - MARGIN), (STATEMENT_TIMEOUT, left)):
+    # A lock that is waited for is told of, and so comes first.
+    for name, seconds in ((LOCK_TIMEOUT, left - margin(left)), (STATEMENT_TIMEOUT, left)):
         # 0 would be no bound.
         milliseconds = max(1, math.ceil(seconds * 1000))
         if milliseconds < (bounds.get(name) or math.inf):

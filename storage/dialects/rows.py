@@ -11,6 +11,7 @@ from uuid import UUID
 from asyncpg import PostgresError
 from sqlalchemy import (
     DateTime,
+    Delete,
     String,
     Text,
     bindparam,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
         ClauseElement,
         ColumnElement,
         CursorResult,
-        Delete,
         Dialect,
         FromClause,
         Insert,
@@ -337,7 +337,7 @@ class Together:
             return (await tx.execute(self._joined, parameters)).all()
         known = dict(parameters)
         for rows, change in self._sources:
-            returned = (await tx.execute(change, _taken(tx, change, known))).all()
+            returned = await _changed(tx, change, _taken(tx, change, known))
             columns = zip(*returned, strict=True) if returned else ((),) * len(rows.c)
             named: dict[str, Sequence[Any]] = {}
             for column, values in zip(rows.c, columns, strict=True):
@@ -347,6 +347,31 @@ class Together:
             await tx.execute(statement, _taken(tx, statement, known))
         result = self._apart[-1]
         return (await tx.execute(result, _taken(tx, result, known))).all()
+
+
+async def _changed(
+    tx: Transaction, change: Dml, parameters: Mapping[str, Any]
+) -> Sequence[Row[Any]]:
+    """Makes a change, and returns its rows.
+
+    MariaDB locks what a deletion walks, by whatever index, on its way to the rows. There they are
+    found without a lock, and deleted by their primary key. That they stay until then is up to
+    whoever deletes: they have locked what the rows belong to.
+    """
+    if tx.dialect != "mysql" or not isinstance(change, Delete):
+        return (await tx.execute(change, parameters)).all()
+    found = (await tx.execute(_finding(change), parameters)).all()
+    if found:
+        (key,) = change.table.primary_key
+        gone = [getattr(row, key.name) for row in found]
+        await tx.execute(delete(change.table).where(key.in_(gone)))
+    return found
+
+
+@cache
+def _finding(change: Delete) -> Select[*tuple[Any, ...]]:
+    finding = select(*change.exported_columns)
+    return finding if change.whereclause is None else finding.where(change.whereclause)
 
 
 def _as_cte(name: str, change: Dml) -> CTE:

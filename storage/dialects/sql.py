@@ -30,7 +30,7 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.visitors import InternalTraversal
 
-from storage.dialects.types import MOMENT, TICK
+from storage.dialects.types import MOMENT, SUM, TICK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 # SQLite has no clock that tells microseconds: connections of Byline's have this function, which
 # tells when the statement began.
 CLOCK = "byline_clock"
+_LOW = 2**32 - 1
 
 
 class Spelt(ColumnElement[Any]):
@@ -288,6 +289,21 @@ def moment_before(age: timedelta) -> ColumnElement[datetime]:
         mysql=func.timestampadd(literal_column("MICROSECOND"), ago, present_moment()),
         sqlite=type_coerce(present_moment(), BigInteger) + ago,
     )
+
+
+def exact_sum(column: SQLColumnExpression[Any]) -> ColumnElement[Any]:
+    """A sum of whole numbers, 0 of nothing. What 64 bits cannot hold is beyond them here too.
+
+    SQLite's own fails when it comes by a number of more bits, whatever is added after that. The sum
+    of what is above 32 bits has room for the carry of 2^31 rows.
+    """
+    plain = func.coalesce(func.sum(cast(column, SUM)), 0)
+    low = func.coalesce(func.sum(column.op("&")(_LOW)), 0)
+    high = func.coalesce(func.sum(column.op(">>")(32)), 0) + low.op(">>")(32)
+    fits = high.between(-(2**31), 2**31 - 1)
+    whole = high.op("<<")(32).op("|")(low.op("&")(_LOW))
+    beyond = high * float(2**32)
+    return Spelt(postgresql=plain, mysql=plain, sqlite=case((fits, whole), else_=beyond))
 
 
 def literal(value: str) -> ColumnElement[str]:

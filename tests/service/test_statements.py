@@ -76,7 +76,7 @@ BATCH_TRANSFER = {"postgresql": 2, "mariadb": 4, "sqlite": 4}
 # Of GetBalance, Hold, CaptureHold, ReleaseHold, GetTransfer and AuditCredits.
 CREDITS = {
     "postgresql": [1, 3, 3, 3, 1, 2],
-    "mariadb": [1, 9, 6, 6, 1, 2],
+    "mariadb": [1, 10, 7, 7, 1, 2],
     "sqlite": [1, 9, 6, 6, 1, 2],
 }
 ONE_USER = {

@@ -11,7 +11,6 @@ from storage.accounts import MOST
 from storage.audit import Discrepancy, Kind
 from storage.errors import Overflow
 from tests import factories
-from tests.differences import lacking
 from tests.factories import grant, hold, make, transfer
 from tests.statements import run
 
@@ -31,8 +30,10 @@ async def audited(db: Database) -> Audit:
 @pytest.fixture
 async def world(db: Database) -> Database:
     """Ada has 100, of which 4 are held for bob, who has 1; a hold was captured, a user is gone."""
-    ada, bob, cleo = await factories.add_users_with(db, 98, 0, 4)
+    ada, bob, cleo = await factories.add_users_with(db, 98, 0, 0)
     assert (ada, bob) == (ADA, BOB)
+    # Alone: MariaDB leaves ids out where it gives several at a time.
+    await make(db, grant(cleo, 4))
     assert (await make(db, hold(ada, bob, 4))).id == OPEN
     await make(db, transfer(cleo, ada, 3))
     assert (await make(db, hold(cleo, bob, 1))).id == ENDED
@@ -42,12 +43,10 @@ async def world(db: Database) -> Database:
     return db
 
 
-@lacking("mariadb")
 async def test_what_all_is_well_with_is_counted(world: Database) -> None:
     assert await audited(world) == (2, 5, 102, 102, [])
 
 
-@lacking("mariadb")
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
@@ -119,7 +118,6 @@ async def test_no_more_discrepancies_are_told_than_can_be_read(db: Database) -> 
     assert found[-1].kind is Kind.TOTAL
 
 
-@lacking("sqlite")
 async def test_a_sum_beyond_all_counting_is_said_to_be_so(db: Database) -> None:
     ada, bob = await factories.add_users_with(db, MOST, 0)
     assert (await audited(db)).total_granted == MOST

@@ -23,7 +23,6 @@ from storage.errors import (
     of_sqlstate,
 )
 from storage.models import Base
-from tests.differences import lacking
 
 if TYPE_CHECKING:
     from storage.database import Database
@@ -123,7 +122,6 @@ def test_every_sqlstate_has_a_meaning_whatever_constraint_comes_along() -> None:
             )
 
 
-@lacking("sqlite")
 async def test_a_value_that_the_driver_cannot_send_is_an_unexpected_error(db: Database) -> None:
     """It never gets as far as a SQLSTATE."""
     async with db.read() as read:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 from byline.v1 import credits_pb2 as pb
 
-from bench import credits as bench
-from bench.measurement import BenchError, Measurement
-from bench.scenarios import SCENARIOS, Pattern, Scenario, Way
+from bench.credits import __main__ as bench
+from bench.credits.measurement import Measurement
+from bench.credits.scenarios import SCENARIOS, Pattern, Scenario, Way
+from bench.measurement import BenchError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from functools import cache
-from itertools import cycle
-from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from byline.v1 import credits_pb2 as pb
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # Transfers that are made ready; then they come again.
 READY = 50_000
@@ -41,10 +34,10 @@ class Traffic:
         name = "Transfer" if self.batch == 1 else "BatchTransfer"
         return f"/byline.v1.CreditService/{name}"
 
-    def ready(self) -> Iterator[bytes]:
-        """Returns serialized requests without end, each unlike the one before."""
-        ready = cycle(_drawn(self))
-        return (request + _name() for request in ready) if self.named else ready
+    def ready(self) -> list[bytes]:
+        """Returns serialized requests, each unlike the one before."""
+        draw = random.Random()  # noqa: S311 - load, not secrets
+        return [self.request(draw) for _ in range(READY // self.batch)]
 
     def request(self, draw: random.Random) -> bytes:
         """Returns one serialized request."""
@@ -61,14 +54,3 @@ class Traffic:
             return draw.randint(SHOP + 1, self.accounts), SHOP
         sender, receiver = draw.sample(range(1, self.accounts + 1), 2)
         return sender, receiver
-
-
-@cache
-def _drawn(traffic: Traffic) -> list[bytes]:
-    draw = random.Random()  # noqa: S311 - load, not secrets
-    return [traffic.request(draw) for _ in range(READY // traffic.batch)]
-
-
-def _name() -> bytes:
-    """Returns what gives a serialized request an id: messages that follow one another are one."""
-    return pb.TransferRequest(request_id=str(uuid4())).SerializeToString()

@@ -20,18 +20,18 @@ from byline.v1 import credits_pb2 as pb
 from rich.console import Console
 from rich.progress import Progress
 
-from bench import pgbench, report
-from bench.load import Loader, Order, loader
+from bench import load
+from bench.credits import pgbench, report
+from bench.credits.measurement import Measurement
+from bench.credits.scenarios import BATCH, SCENARIOS, Way
+from bench.credits.world import credited
 from bench.measurement import BenchError
-from bench.processes import Byline, serving
-from bench.scenarios import BATCH, SCENARIOS, Way
-from bench.world import credited
+from bench.processes import Serving, byline, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from bench.measurement import Measurement
-    from bench.scenarios import Scenario
+    from bench.credits.scenarios import Scenario
     from storage.embedded import Endpoint
 
 # Rows that are many take their time to be added up.
@@ -46,8 +46,8 @@ class Stage(NamedTuple):
     folder: Path
     accounts: int
     endpoint: Endpoint
-    servers: dict[Way, Byline]
-    loader: Loader
+    servers: dict[Way, Serving]
+    load: load.Load
     audit: Callable[[], pb.AuditCreditsResponse]
 
 
@@ -108,10 +108,11 @@ def _set(stack: ExitStack, accounts: int) -> Stage:
     """Starts all that is measured, until the stack ends it."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="byline-bench-")))
     endpoint = stack.enter_context(credited(folder, accounts))
-    alone = stack.enter_context(serving(folder, endpoint.url, "--no-gather-transfers"))
-    gathering = stack.enter_context(serving(folder, endpoint.url))
+    one_by_one = byline(endpoint.url, "--no-gather-transfers")
+    alone = stack.enter_context(serving(folder / "alone.log", one_by_one))
+    gathering = stack.enter_context(serving(folder / "gathering.log", byline(endpoint.url)))
     servers = {Way.ALONE: alone, Way.GATHERED: gathering, Way.BATCH: alone}
-    load = stack.enter_context(loader())
+    loading = stack.enter_context(load.loading())
     channel = stack.enter_context(grpc.insecure_channel(alone.address))
     audit: grpc.UnaryUnaryMultiCallable[pb.AuditCreditsRequest, pb.AuditCreditsResponse] = (
         channel.unary_unary(
@@ -121,7 +122,7 @@ def _set(stack: ExitStack, accounts: int) -> Stage:
         )
     )
     ask = partial(audit, pb.AuditCreditsRequest(), timeout=AUDIT_PATIENCE)
-    return Stage(folder, accounts, endpoint, servers, load, ask)
+    return Stage(folder, accounts, endpoint, servers, loading, ask)
 
 
 def _measure(stage: Stage, scenario: Scenario, seconds: float) -> Measurement:
@@ -134,16 +135,28 @@ def _measure(stage: Stage, scenario: Scenario, seconds: float) -> Measurement:
                 clients=scenario.in_flight,
                 seconds=seconds,
             )
-    server = stage.servers[scenario.way]
-    return stage.loader.measure(
-        Order(
-            address=server.address,
-            server=server.pid,
-            database=stage.endpoint.pid,
-            traffic=scenario.traffic(stage.accounts),
-            in_flight=scenario.in_flight,
-            seconds=seconds,
-        )
+    server, traffic = stage.servers[scenario.way], scenario.traffic(stage.accounts)
+    requests = stage.folder / f"{scenario.name}.requests"
+    if not requests.exists():
+        load.save(traffic.ready(), requests)
+    order = load.Order(
+        address=server.address,
+        method=traffic.method,
+        requests=requests,
+        in_flight=scenario.in_flight,
+        seconds=seconds,
+        request_id=pb.TransferRequest.REQUEST_ID_FIELD_NUMBER if traffic.named else 0,
+    )
+    measured = stage.load.measure(order, server.pid, stage.endpoint.pid)
+    return Measurement(
+        transfers=measured.calls * traffic.batch,
+        seconds=measured.seconds,
+        p50=measured.quantile(0.5),
+        p99=measured.quantile(0.99),
+        errors=measured.errors,
+        server=measured.server,
+        database=measured.database,
+        load=measured.load,
     )
 
 

@@ -7,7 +7,8 @@ import re
 import subprocess
 from typing import TYPE_CHECKING
 
-from bench.measurement import BenchError, Measurement, quantile
+from bench.credits.measurement import Measurement
+from bench.measurement import BenchError, quantile
 from bench.processes import cpu_seconds
 from storage.embedded import binaries
 

@@ -1,0 +1,1 @@
+"""Transfers: one by one, gathered, in batches, and beside pgbench."""

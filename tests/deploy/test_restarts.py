@@ -1,0 +1,202 @@
+"""What callers notice of servers that are stopped and started: nothing, by the config of clients.
+
+They call by `deploy/client/service_config.json`, each on a connection of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import grpc
+import pytest
+from byline.v1 import credits_pb2
+from byline.v1 import users_pb2 as pb
+from byline.v1.credits_pb2_grpc import CreditServiceStub
+from byline.v1.users_pb2_grpc import UserServiceStub
+
+from tests import factories
+from tests.clients import Client, Refusal, outcome_of
+from tests.deploy.forked import Forked, shared_port
+from tests.processes import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from service.config import Address, Settings
+
+    Start = Callable[[], Forked]
+
+CONFIG = (Path(__file__).parents[2] / "deploy" / "client" / "service_config.json").read_text()
+CALLERS = 20
+# Seconds between two pairs of calls of a caller, so that all make 200 calls a second.
+PAUSE = 2 * CALLERS / 200
+SIGTERMS = 100
+RESTARTS = 6
+# Seconds between them at most.
+APART = 0.3
+# What a caller cannot tell the fate of a write from, and sends it again for.
+UNSURE = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+
+
+class Load:
+    """Callers who read a balance and move a credit in turn, and what came of it.
+
+    Args:
+        address: of the servers.
+        sender: whose credits are moved.
+        receiver: who gets them.
+        tries: times that a write is sent, with the same request id, at most.
+        pause: seconds between a caller's calls in the mean.
+    """
+
+    def __init__(
+        self, address: Address, sender: int, receiver: int, *, tries: int, pause: float
+    ) -> None:
+        self.calls = 0
+        self.moved = 0
+        self.sent_again = 0
+        self.failed: list[Refusal] = []
+        self._address = address
+        self._asked = credits_pb2.TransferRequest(
+            from_user_id=sender, to_user_id=receiver, amount=1
+        )
+        self._tries = tries
+        self._pause = pause
+
+    @asynccontextmanager
+    async def offered(self) -> AsyncIterator[None]:
+        """Makes the calls while the block lasts, and ends those that are under way."""
+        stop = asyncio.Event()
+        callers = [asyncio.create_task(self._call(stop)) for _ in range(CALLERS)]
+        try:
+            yield
+        finally:
+            stop.set()
+            await asyncio.gather(*callers)
+
+    async def _call(self, stop: asyncio.Event) -> None:
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.service_config", CONFIG)]
+        async with grpc.aio.insecure_channel(str(self._address), options) as channel:
+            users, credits = UserServiceStub(channel), CreditServiceStub(channel)
+            while not stop.is_set():
+                await self._read(users)
+                await self._write(credits)
+                await asyncio.sleep(random.uniform(0, 2 * self._pause))  # noqa: S311 - jitter
+
+    async def _read(self, users: UserServiceStub) -> None:
+        self.calls += 1
+        read = await outcome_of(users.GetUser(pb.GetUserRequest(id=self._asked.from_user_id)))
+        if isinstance(read, Refusal):
+            self.failed.append(read)
+
+    async def _write(self, credits: CreditServiceStub) -> None:
+        self.calls += 1
+        request = credits_pb2.TransferRequest()
+        request.CopyFrom(self._asked)
+        request.request_id = str(uuid4())
+        for attempt in range(self._tries):
+            written = await outcome_of(credits.Transfer(request))
+            if not isinstance(written, Refusal):
+                self.moved += 1
+                return
+            if attempt + 1 == self._tries or written.code not in UNSURE:
+                self.failed.append(written)
+                return
+            self.sent_again += 1
+
+
+@asynccontextmanager
+async def _ledger(address: Address) -> AsyncIterator[tuple[int, int]]:
+    """Yields who sends and who receives, and looks at the ledger in the end."""
+    async with Client(str(address)) as client:
+        sender, receiver = await factories.create_users_with(client, 1_000_000, 0)
+    yield sender, receiver
+    async with Client(str(address)) as client:
+        audit = await client.credits.AuditCredits(credits_pb2.AuditCreditsRequest())
+    assert not audit.discrepancies
+
+
+@pytest.fixture
+def where() -> Iterator[Address]:
+    """A port that servers share."""
+    with shared_port() as address:
+        yield address
+
+
+@pytest.fixture
+def start(settings: Settings, database_url: str, where: Address) -> Iterator[Start]:
+    """Starts servers on one port, which are gone after the test."""
+    told = {"workers": 2, "drain_pause": 1, "health_interval": 1, "pool_size": 3}
+    shared = settings.model_copy(update={**told, "hash_threads": 1, "log_level": "error"})
+    with ExitStack() as stack:
+
+        def start_() -> Forked:
+            server = Forked(shared, database_url, where)
+            stack.callback(server.kill)
+            return server
+
+        yield start_
+
+
+async def _received(address: Address, user: int) -> int:
+    async with Client(str(address)) as client:
+        asked = credits_pb2.GetBalanceRequest(user_id=user)
+        balance: int = (await client.credits.GetBalance(asked)).available
+        return balance
+
+
+@pytest.mark.long
+async def test_no_call_fails_while_two_servers_are_stopped_in_turn(
+    start: Start, where: Address
+) -> None:
+    serving = [start(), start()]
+    for server in serving:
+        await server.started()
+    stopped: list[Forked] = []
+    async with _ledger(where) as (sender, receiver):
+        load = Load(where, sender, receiver, tries=1, pause=PAUSE)
+        async with load.offered():
+            for _ in range(SIGTERMS):
+                await asyncio.sleep(random.uniform(0, APART))  # noqa: S311 - a random moment
+                which = random.randrange(2)  # noqa: S311 - either
+                serving[which].signal(signal.SIGTERM)
+                stopped.append(serving[which])
+                serving[which] = start()
+                await serving[which].started()
+        assert load.failed == []
+        assert await _received(where, receiver) == load.moved
+    assert {await server.status() for server in stopped} == {0}
+
+
+@pytest.mark.long
+async def test_through_restarts_no_read_fails_and_no_write_is_done_twice(
+    start: Start, where: Address
+) -> None:
+    server = start()
+    await server.started()
+    async with _ledger(where) as (sender, receiver):
+        load = Load(where, sender, receiver, tries=10, pause=0)
+        async with load.offered():
+            for number in range(RESTARTS):
+                enough = load.moved + CALLERS
+                await until(lambda: load.moved > enough)  # noqa: B023 - called here
+                await asyncio.sleep(random.uniform(0, APART))  # noqa: S311 - a random moment
+                # One that is killed has no time to answer for what it has done.
+                server.signal(signal.SIGKILL if number % 2 else signal.SIGTERM)
+                await server.status()
+                server = start()
+                await server.started()
+        assert load.failed == []
+        # Some had been done, and their answers lost; each counts once.
+        assert load.sent_again
+        assert await _received(where, receiver) == load.moved
