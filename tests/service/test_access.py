@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
-from service import files, interceptors
+from service import files, logs
 from service.access import check
 from service.config import Address, SettingsError
 from service.files import FileError
@@ -73,7 +73,7 @@ LET_IN: What = (Code.INVALID_ARGUMENT, "byline/INVALID_REQUEST", ("", ""))
 @pytest.fixture
 def lines(log_of: LogOf) -> list[EventDict]:
     """The lines of the access log."""
-    return log_of(interceptors)
+    return log_of(logs)
 
 
 @pytest.fixture

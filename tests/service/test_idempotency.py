@@ -22,7 +22,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import Engine, event
 
-from service import interceptors
+from service import logs
 from tests import factories
 from tests.clients import Refusal, outcome_of, refusal_of, rpcs
 from tests.differences import Difference, differs
@@ -251,7 +251,7 @@ async def test_a_request_id_costs_a_few_statements(
 ) -> None:
     # The secret for the digests is read once.
     await send(client, "TagService/CreateTags", tags("a"), uuid4())
-    lines = log_of(interceptors)
+    lines = log_of(logs)
     without, request = await WRITES[rpc](client), await WRITES[rpc](client)
     await client.raw(f"byline.v1.{rpc}", without.SerializeToString())
     request_id = uuid4()

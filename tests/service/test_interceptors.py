@@ -14,7 +14,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from service import interceptors
+from service import logs
 from service.admission import Admission
 from service.config import Settings
 from service.errors import Overloaded
@@ -58,7 +58,7 @@ def client(emptied_url: str, shared_client: Client) -> Client:
 @pytest.fixture(autouse=True)
 def lines(log_of: LogOf) -> list[EventDict]:
     """The lines of the access log."""
-    return log_of(interceptors)
+    return log_of(logs)
 
 
 @asynccontextmanager

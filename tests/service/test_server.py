@@ -9,7 +9,7 @@ import grpc
 from byline.v1 import users_pb2 as pb
 from byline.v1.users_pb2_grpc import UserServiceStub
 
-from service import interceptors
+from service import logs
 from service.config import Address
 from service.server import Server
 from tests.clients import Refusal, outcome_of
@@ -26,7 +26,7 @@ ROUNDS = 5
 async def test_a_drain_answers_every_call_that_was_taken(
     settings: Settings, database_url: str, log_of: LogOf
 ) -> None:
-    lines = log_of(interceptors)
+    lines = log_of(logs)
     answered = 0
 
     async def call_until_refused(port: int) -> grpc.StatusCode:

@@ -15,7 +15,7 @@ from google.protobuf import message_factory
 from sqlalchemy import event, func, insert, select, update
 from sqlalchemy.engine import Engine as SqlEngine
 
-from service import interceptors
+from service import logs
 from storage import credits
 from storage.database import Database
 from storage.models import CreditAccount, EntryKind, LedgerEntry, OpenHold, PostTag, Profile
@@ -183,7 +183,7 @@ def test_every_rpc_that_answers_with_many_rows_and_every_view_of_it_is_counted()
 async def test_a_thousand_rows_take_as_many_statements_as_one(
     client: Client, log_of: LogOf, read: Read
 ) -> None:
-    lines = log_of(interceptors)
+    lines = log_of(logs)
     (rpc,) = [each for each in rpcs() if each.full_name == f"byline.v1.{read.rpc}"]
     with_contents = read.rpc.startswith("Post") and read.view == "FULL"
     for rows in ROWS:

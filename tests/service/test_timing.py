@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from byline.v1 import users_pb2 as pb
 
-from service import interceptors
+from service import logs
 from service.passwords import Passwords
 from storage import users
 from storage.errors import Contention
@@ -42,7 +42,7 @@ def client(emptied_url: str, shared_client: Client) -> Client:
 @pytest.fixture
 def lines(log_of: LogOf) -> list[EventDict]:
     """The lines of the access log."""
-    return log_of(interceptors)
+    return log_of(logs)
 
 
 def read(trailer: object) -> dict[str, float]:

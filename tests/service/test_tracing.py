@@ -14,7 +14,7 @@ from byline.v1 import credits_pb2
 from byline.v1 import users_pb2 as pb
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from service import interceptors
+from service import logs
 from tests import factories
 from tests.clients import refusal_of
 from tests.collectors import attributes_of, collecting
@@ -174,7 +174,7 @@ async def test_the_caller_says_whether_a_call_is_traced_and_otherwise_the_ratio(
 async def test_the_trailers_and_the_log_name_the_trace(
     serve: Serve, database_url: str, collector: Collector, log_of: LogOf
 ) -> None:
-    lines = log_of(interceptors)
+    lines = log_of(logs)
     async with serve(database_url, otlp_endpoint=collector.endpoint) as client:
         call = client.users.CountUsers(pb.CountUsersRequest())
         await call
