@@ -99,7 +99,7 @@ async def test_no_id_of_who_is_gone_is_given_again(db: Database) -> None:
     async with db.transaction() as tx:
         await users.delete(tx, post.author_id)
     await seed(db, PLAN)
-    first_user, first_post, _ = (await run(db, FIRST_IDS)).one()
+    first_user, first_post, _ = tuple((await run(db, FIRST_IDS)).one())
     assert first_user > post.author_id
     assert first_post > post.id
 
