@@ -9,10 +9,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from bench import report
+from bench import compare, page, report
 from bench.databases import Sizes
 from bench.measurement import BenchError
 from bench.results import BYLINE, FLOOR, RESULTS, TUTORIAL
@@ -33,18 +34,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     try:
-        results = measured(_plan(parser, options))
+        old = _read(options.compare) if options.compare else None
+        results = _read(options.measured) if options.measured else measured(_plan(parser, options))
     except BenchError as error:
         print(f"byline bench: {error}", file=sys.stderr)
         return 1
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    if options.json:
+        options.json.write_bytes(RESULTS.dump_json(results, indent=2) + b"\n")
+    if options.html:
+        options.html.write_text(page.html(results))
     console.print(report.table(results))
     for name, value in {**results.machine, **results.settings}.items():
         console.print(f"{name}: {value}", highlight=False)
-    if options.json:
-        options.json.write_bytes(RESULTS.dump_json(results, indent=2) + b"\n")
-    return 0
+    if old is None:
+        return 0
+    changes = compare.changes(old, results)
+    console.print(compare.table(changes, options.threshold))
+    return int(any(each.is_slower(options.threshold) for each in changes))
+
+
+def _read(file: Path) -> Results:
+    """Returns the results that an earlier run wrote.
+
+    Raises:
+        BenchError: when there are none.
+    """
+    try:
+        return RESULTS.validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BenchError(f"{file} has no results: {error}") from None
 
 
 def measured(plan: Plan) -> Results:
@@ -104,7 +124,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--curve", metavar="PATTERN", help="scenarios to measure against offered load too [none]"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where all figures go")
+    for flag, text in (
+        ("--json", "where all figures go"),
+        ("--html", "where a page with plots goes"),
+        ("--compare", "figures of an earlier run: shows what got slower, and exits 1 if it did"),
+        ("--measured", "figures of an earlier run that stand for this one: nothing is measured"),
+    ):
+        parser.add_argument(flag, type=Path, metavar="FILE", help=text)
+    parser.add_argument(
+        "--threshold", type=float, default=0.1, help="the part by which it may be slower [0.1]"
+    )
     return parser
 
 

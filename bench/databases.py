@@ -35,18 +35,20 @@ TAGS = [
 CONNECTIONS = "200"
 # What each user is granted: nobody runs out of it, however long it takes.
 GRANTED = 10**9
-GRANT = (
+# All users can give and be given to: transfers are refused to the inactive.
+READY = (
+    "UPDATE users SET is_active = true WHERE NOT is_active",
     f"""
     INSERT INTO ledger (kind, to_user_id, amount, memo)
     SELECT 'grant', user_id, {GRANTED}, '' FROM credit_accounts ORDER BY user_id
     """,  # noqa: S608 - a number of ours
     f"UPDATE credit_accounts SET available = {GRANTED}",  # noqa: S608 - a number of ours
 )
-# As they are some time after they were filled.
+# As they are some time after they were filled. SQLite has no more to do than it does on closing.
 SETTLE = {
     "postgresql": "VACUUM ANALYZE",
     "mariadb": "ANALYZE TABLE users, posts, post_tags, tags, credit_accounts, ledger",
-    "sqlite": "PRAGMA wal_checkpoint(TRUNCATE)",
+    "sqlite": "SELECT 1",
 }
 
 
@@ -104,7 +106,7 @@ async def _fill(database: Running, sizes: Sizes) -> None:
     plan = seeding.Plan(sizes.users, sizes.posts, tags=len(TAGS), seed=1)
     await seeding.seed(db, plan, "!", lambda *_: None)
     async with db.transaction() as tx:
-        for statement in GRANT:
+        for statement in READY:
             await tx.execute(text(statement))
     async with db.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         await connection.execute(text(SETTLE[database.kind]))
@@ -167,16 +169,18 @@ def _sqlite(folder: Path) -> Iterator[Running]:
 @contextmanager
 def _mariadb(folder: Path) -> Iterator[Running]:
     settings = {"max-connections": CONNECTIONS, "skip-networking": "1"}
+    is_new = not (folder / "data").exists()
     with engines.mariadb_server(folder, settings) as (server, pid):
         url = make_url(server).set(database="byline").render_as_string(hide_password=False)
-        asyncio.run(_create(server))
+        if is_new:
+            asyncio.run(_create(server))
         yield Running("mariadb", url, pid)
 
 
 async def _create(server: str) -> None:
     engine = create_async_engine(server, poolclass=NullPool)
     async with engine.connect() as connection:
-        await connection.execute(text("CREATE DATABASE IF NOT EXISTS byline"))
+        await connection.execute(text("CREATE DATABASE byline"))
 
 
 _RUN: Mapping[str, Callable[[Path], AbstractContextManager[Running]]] = {

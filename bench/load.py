@@ -213,9 +213,10 @@ class _Calls:
         """Begins a call when it is due."""
         async with asyncio.TaskGroup() as group:
             due = time.perf_counter()
-            while (due := due + random.expovariate(rate)) < end:
+            while due < end:
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
                 group.create_task(self.once(due))
+                due += random.expovariate(rate)
 
 
 async def make(order: Order, go: asyncio.Future[str]) -> Seen:

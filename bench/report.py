@@ -16,7 +16,7 @@ CAPTION = (
     "load: CPU of the processes that make it, in cores"
 )
 COLUMNS = ("/s", "server", "database", "floors", "less", "p50", "p90", "p99", "p99.9")
-MORE = ("SQL", "bytes", "failed", "load")
+MORE = ("SQL", "bytes", "load", "failed")
 
 
 def table(results: Results) -> Table:
@@ -29,13 +29,14 @@ def table(results: Results) -> Table:
         if shown and entry.scenario != shown:
             made.add_section()
         made.add_row(
-            "" if entry.scenario == shown else entry.scenario, entry.server, *_row(results, entry)
+            "" if entry.scenario == shown else entry.scenario, entry.server, *row(results, entry)
         )
         shown = entry.scenario
     return made
 
 
-def _row(results: Results, entry: Entry) -> list[str]:
+def row(results: Results, entry: Entry) -> list[str]:
+    """Returns what the columns say of a scenario on a server."""
     found, statements = entry.median, entry.statements
     return [
         *(f"{each:,.0f}" for each in (found.rate, found.server_us, found.database_us)),
@@ -43,8 +44,8 @@ def _row(results: Results, entry: Entry) -> list[str]:
         *(f"{each:,.2f}" for each in (found.p50, found.p90, found.p99, found.p999)),
         "" if statements is None else f"{statements:.2f}",
         f"{found.size:,.0f}",
-        " ".join(f"{number} {status}" for status, number in entry.errors.items()),
         f"{found.busy:.2f}",
+        " ".join(f"{number} {status}" for status, number in entry.errors.items()),
     ]
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 REQUEST_ID = "x-request-id"
 LONGEST_REQUEST_ID = 128
 TIMING = "x-byline-timing"
+EXPLAIN = "x-byline-explain"
 
 
 @dataclass(slots=True)
@@ -31,11 +32,13 @@ class Call:
         method: its path.
         request_id: the caller's, or one of ours.
         is_timed: whether the caller wants to be told what its time went into.
+        is_explained: whether the caller wants to see the plans of its statements.
         queue: that it waited for its turn, and for that of its password.
         is_queued: whether it waits for its turn, or did when it was cut short.
         encoding: that reading its request and writing its response took.
         retries: times it was tried again after `Contention`.
         use: of the database.
+        plans: lines of these plans, once it is over.
         trace: its span, where calls are traced.
         started: when it came, by `perf_counter`.
     """
@@ -43,11 +46,13 @@ class Call:
     method: str
     request_id: str
     is_timed: bool = False
+    is_explained: bool = False
     queue: float = 0.0
     is_queued: bool = False
     encoding: float = 0.0
     retries: int = 0
     use: Usage = field(default_factory=Usage)
+    plans: list[str] = field(default_factory=list)
     trace: Trace | None = None
     started: float = field(default_factory=perf_counter)
 
@@ -55,14 +60,16 @@ class Call:
     def of(cls, method: str, context: Context) -> Call:
         """Returns the call that has just come, as its metadata tells of it."""
         request_id = ""
-        is_timed = False
+        is_timed = is_explained = False
         for key, value in context.invocation_metadata() or ():
             if key == REQUEST_ID and isinstance(value, str) and len(value) <= LONGEST_REQUEST_ID:
                 request_id = request_id or value
             elif key == TIMING:
                 is_timed = value == "1"
+            elif key == EXPLAIN:
+                is_explained = value == "1"
         ours = f"{random.getrandbits(64):016x}"
-        return cls(method, request_id or ours, is_timed)
+        return cls(method, request_id or ours, is_timed, is_explained)
 
     @property
     def seconds(self) -> float:
@@ -87,6 +94,7 @@ class Call:
         told: tuple[tuple[str, str | bytes], ...] = ((REQUEST_ID, self.request_id),)
         if self.trace is not None:
             told += self.trace.metadata
+        told += tuple((EXPLAIN, line) for line in self.plans)
         if not self.is_timed:
             return told
         parts = {"ms": milliseconds(self.seconds), **self.split}

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from service.access import Guard
     from service.admission import Admission
     from service.idempotency import Idempotency, Serve
+    from service.plans import Explainer
     from service.tracing import Tracing
 
     Context = ServicerContext[Any, Any]
@@ -112,6 +113,7 @@ class Pipeline(grpc.aio.ServerInterceptor):
         limits: Limits,
         idempotency: Idempotency,
         admission: Admission,
+        explainer: Explainer,
         *,
         guard: Guard | None = None,
         metrics: Metrics | None = None,
@@ -123,6 +125,7 @@ class Pipeline(grpc.aio.ServerInterceptor):
         self.tracing = tracing
         self.idempotency = idempotency
         self.admission = admission
+        self.explainer = explainer
         self.validator = protovalidate.Validator()
         self._methods: dict[str, Handler] = {}
         self._under_way = 0
@@ -203,6 +206,8 @@ class _Method:
         self._metrics.begin(len(raw))
         try:
             response = await self._answer(raw, context, call)
+            if call.is_explained:
+                await self._pipeline.explainer.explain(call)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -230,6 +235,8 @@ class _Method:
             async with timeout:
                 if self._guard is not None:
                     await self._guard.admit(context, self._path, self._needed)
+                if call.is_explained:
+                    self._note_statements(call)
                 if self._rates is not None:
                     self._rates.take(caller.get(), self._needed)
                 async with self._gate:
@@ -244,6 +251,16 @@ class _Method:
         if len(answer) > self._most:
             raise AnswerTooLarge(len(answer), self._most)
         return answer
+
+    def _note_statements(self, call: Call) -> None:
+        """Has the call's statements noted, so that they can be explained.
+
+        Raises:
+            AccessDenied: when the caller may not see how the database works.
+        """
+        if self._guard is not None:
+            self._guard.admit_to_plans()
+        call.use.runs = call.use.runs or []
 
     def _seconds(self, context: Context) -> float:
         """The time this call may take.
@@ -297,6 +314,8 @@ class _Method:
         """Tells the caller what the error table says, and the log the rest."""
         failure = failure_of(error, call.request_id)
         self._end(call, failure.code, error)
+        if call.is_explained:
+            await self._pipeline.explainer.explain(call)
         trailers = (*call.trailers, (STATUS_DETAILS, failure.to_trailer()))
         await context.abort(failure.code, failure.message, trailers)
 

@@ -28,6 +28,7 @@ from service.loop import watch_lag
 from service.maintenance import Maintenance, jobs
 from service.metrics import Metrics
 from service.passwords import Passwords
+from service.plans import Explainer
 from service.posts import Posts
 from service.profiles import Profiles
 from service.tags import Tags
@@ -93,6 +94,7 @@ class Server:
             ),
             Idempotency(self._database, self._passwords, key.encode() if key else None),
             admission,
+            Explainer(self._database),
             guard=access.guard(settings),
             metrics=self._metrics,
             tracing=self._tracing,

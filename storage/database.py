@@ -154,6 +154,18 @@ class Session:
 class Read(Session):
     """Statements that change nothing, each on its own unless a snapshot was asked for."""
 
+    async def send(self, sql: str, values: tuple[Any, ...]) -> CursorResult[Any]:
+        """Runs a statement that is in the driver's words already; returns its buffered result.
+
+        Raises:
+            StorageError: as `storage.errors.translate` says.
+        """
+        with waiting_for(Wait.STATEMENT, self._figures.functions[calling_function()]):
+            try:
+                return await self._connection.exec_driver_sql(sql, values)
+            except DBAPIError as error:
+                raise translate(error) from None
+
 
 @dataclass(slots=True)
 class Transaction(Session):

@@ -178,8 +178,7 @@ class Together:
                 outcomes = await _make_all(tx, batch)
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers are to hear of it
             if len(batch) > 1 and not isinstance(error, _OF_ALL):
-                # What is wrong with one of them is nothing to the others.
-                await asyncio.gather(*(self._make([each]) for each in batch))
+                await self._make_each(batch)
                 return
             outcomes = dict.fromkeys(batch, error)
         for waiting, outcome in outcomes.items():
@@ -190,6 +189,15 @@ class Together:
                 waiting.outcome.set_exception(outcome)
             else:
                 waiting.outcome.set_result(outcome)
+
+    async def _make_each(self, batch: Iterable[_Waiting]) -> None:
+        """Makes transfers each in its own transaction: what is wrong with one fails no other.
+
+        Not at once: one that waits for a lock would keep the others from what it has locked.
+        """
+        for waiting in batch:
+            if not waiting.outcome.done():
+                await self._make([waiting])
 
 
 async def _until_none_comes(lane: Sized) -> None:

@@ -86,8 +86,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         kinds = getattr(metafunc.module, "ENGINES", kinds)
         differ = metafunc.definition.get_closest_marker(differences.MARK)
         absent = set(differences.ON[differ.args[0]]) if differ else set()
-        for lacking in metafunc.definition.iter_markers(differences.LACKING):
-            absent |= set(lacking.args)
         found = [
             each
             for each in metafunc.config.stash[SERVERS]
@@ -128,8 +126,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for difference, tests in differences.marked().items():
         on = " and ".join(differences.ON[difference])
         terminalreporter.write_line(f"not on {on}: {len(tests)} tests, as {difference!s}")
-    for kind, tests in differences.unproven().items():
-        terminalreporter.write_line(f"not yet on {kind}: {', '.join(tests)}")
     if not engines.has_mariadb():
         terminalreporter.write_line(f"not run on MariaDB. {engines.HOW_TO_GET_MARIADB}")
 

@@ -255,6 +255,18 @@ async def until_idle(url: str) -> None:
     await _until_none(url, _AT_WORK)
 
 
+async def until_connections_are(most: int, url: str) -> None:
+    """Waits until Bylines have no more connections to a server than this; a file has none."""
+    if _is_file(url):
+        return
+    async with looking_on(url) as onlooker:
+
+        async def holds() -> bool:
+            return await onlooker.count(_ALL) <= most
+
+        await until(holds)
+
+
 async def until_gone(url: str) -> None:
     """Waits until no Byline is connected, within a transaction or without."""
     if _is_file(url):

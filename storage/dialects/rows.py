@@ -19,6 +19,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    text,
     tuple_,
     update,
 )
@@ -392,8 +393,8 @@ def _names(statement: ClauseElement, dialect: Dialect) -> frozenset[str]:
 async def reserve_ids(tx: Transaction, column: InstrumentedAttribute[int], count: int) -> list[int]:
     """Takes ids that the database will give to nobody else, in rising order.
 
-    Where there are no sequences, they are those after the last one: the transaction is to add
-    rows with them before anybody else adds any.
+    Where there are no sequences, they are those after the last one that was given: the transaction
+    is to add rows with them before anybody else adds any.
     """
     table = column.class_.__tablename__
     if tx.dialect == "postgresql":
@@ -401,8 +402,16 @@ async def reserve_ids(tx: Transaction, column: InstrumentedAttribute[int], count
             func.generate_series(1, count)
         )
         return sorted((await tx.execute(numbers)).scalars())
-    last = (await tx.execute(select(func.coalesce(func.max(column), 0)))).scalar_one()
+    last = (await tx.execute(text(_LAST_ID[tx.dialect]), {"name": table})).scalar() or 0
     return list(range(last + 1, last + 1 + count))
+
+
+# Not that of the last row: a later one may have had another, and be gone.
+_LAST_ID = {
+    "mysql": "SELECT auto_increment - 1 FROM information_schema.tables"
+    " WHERE table_schema = database() AND table_name = :name",
+    "sqlite": "SELECT seq FROM sqlite_sequence WHERE name = :name",
+}
 
 
 async def copy_in(

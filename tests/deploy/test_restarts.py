@@ -26,7 +26,7 @@ from tests.deploy.forked import Forked, shared_port
 from tests.processes import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from service.config import Address, Settings
 
@@ -40,6 +40,7 @@ SIGTERMS = 100
 RESTARTS = 6
 # Seconds between them at most.
 APART = 0.3
+HASTE = 0.1
 # What a caller cannot tell the fate of a write from, and sends it again for.
 UNSURE = {
     grpc.StatusCode.UNAVAILABLE,
@@ -49,18 +50,24 @@ UNSURE = {
 
 
 class Load:
-    """Callers who read a balance and move a credit in turn, and what came of it.
+    """Callers who read a user and move a credit in turn, and what came of it.
 
     Args:
         address: of the servers.
-        sender: whose credits are moved.
-        receiver: who gets them.
+        users: whose credits are moved, and who gets them.
         tries: times that a write is sent, with the same request id, at most.
         pause: seconds between a caller's calls in the mean.
+        haste: seconds at most after which a write's first try is given up, done or not; 0 for none.
     """
 
     def __init__(
-        self, address: Address, sender: int, receiver: int, *, tries: int, pause: float
+        self,
+        address: Address,
+        users: tuple[int, int],
+        *,
+        tries: int,
+        pause: float,
+        haste: float,
     ) -> None:
         self.calls = 0
         self.moved = 0
@@ -68,10 +75,11 @@ class Load:
         self.failed: list[Refusal] = []
         self._address = address
         self._asked = credits_pb2.TransferRequest(
-            from_user_id=sender, to_user_id=receiver, amount=1
+            from_user_id=users[0], to_user_id=users[1], amount=1
         )
         self._tries = tries
         self._pause = pause
+        self._haste = haste
 
     @asynccontextmanager
     async def offered(self) -> AsyncIterator[None]:
@@ -99,13 +107,25 @@ class Load:
         if isinstance(read, Refusal):
             self.failed.append(read)
 
+    @staticmethod
+    async def _outcome(call: Awaitable[object]) -> object:
+        """Awaits a write, which the caller itself may have given up."""
+        try:
+            return await outcome_of(call)
+        except asyncio.CancelledError:
+            return Refusal(grpc.StatusCode.CANCELLED, "given up")
+
     async def _write(self, credits: CreditServiceStub) -> None:
         self.calls += 1
         request = credits_pb2.TransferRequest()
         request.CopyFrom(self._asked)
         request.request_id = str(uuid4())
         for attempt in range(self._tries):
-            written = await outcome_of(credits.Transfer(request))
+            call = credits.Transfer(request)
+            if self._haste and not attempt:
+                after = random.uniform(0, self._haste)  # noqa: S311 - a random moment
+                asyncio.get_running_loop().call_later(after, call.cancel)
+            written = await self._outcome(call)
             if not isinstance(written, Refusal):
                 self.moved += 1
                 return
@@ -163,8 +183,8 @@ async def test_no_call_fails_while_two_servers_are_stopped_in_turn(
     for server in serving:
         await server.started()
     stopped: list[Forked] = []
-    async with _ledger(where) as (sender, receiver):
-        load = Load(where, sender, receiver, tries=1, pause=PAUSE)
+    async with _ledger(where) as users:
+        load = Load(where, users, tries=1, pause=PAUSE, haste=0)
         async with load.offered():
             for _ in range(SIGTERMS):
                 await asyncio.sleep(random.uniform(0, APART))  # noqa: S311 - a random moment
@@ -174,7 +194,7 @@ async def test_no_call_fails_while_two_servers_are_stopped_in_turn(
                 serving[which] = start()
                 await serving[which].started()
         assert load.failed == []
-        assert await _received(where, receiver) == load.moved
+        assert await _received(where, users[1]) == load.moved
     assert {await server.status() for server in stopped} == {0}
 
 
@@ -184,8 +204,8 @@ async def test_through_restarts_no_read_fails_and_no_write_is_done_twice(
 ) -> None:
     server = start()
     await server.started()
-    async with _ledger(where) as (sender, receiver):
-        load = Load(where, sender, receiver, tries=10, pause=0)
+    async with _ledger(where) as users:
+        load = Load(where, users, tries=10, pause=0, haste=HASTE)
         async with load.offered():
             for number in range(RESTARTS):
                 enough = load.moved + CALLERS
@@ -199,4 +219,4 @@ async def test_through_restarts_no_read_fails_and_no_write_is_done_twice(
         assert load.failed == []
         # Some had been done, and their answers lost; each counts once.
         assert load.sent_again
-        assert await _received(where, receiver) == load.moved
+        assert await _received(where, users[1]) == load.moved

@@ -21,6 +21,7 @@ from service.errors import Overloaded
 from service.idempotency import Idempotency
 from service.interceptors import Limits, Pipeline
 from service.passwords import Passwords
+from service.plans import Explainer
 from storage.database import Database
 from storage.errors import Contention, DatabaseDown, NotFound
 from tests import factories
@@ -79,9 +80,10 @@ async def scripted(
     service = grpc.method_handlers_generic_handler("byline.v1.UserService", {"CountUsers": method})
     passwords = Passwords(time_cost=1, memory_kib=8, parallelism=1, threads=1, queue=1)
     # Its one method takes no request id.
-    idempotency = Idempotency(Database(NOWHERE), passwords, None)
+    database = Database(NOWHERE)
+    idempotency = Idempotency(database, passwords, None)
     admission = Admission(Settings(_env_file=None))
-    pipeline = Pipeline(limits or Limits(), idempotency, admission)
+    pipeline = Pipeline(limits or Limits(), idempotency, admission, Explainer(database))
     server = grpc.aio.server(interceptors=[pipeline])
     server.add_generic_rpc_handlers((service,))
     port = server.add_insecure_port("127.0.0.1:0")

@@ -118,6 +118,13 @@ async def test_no_more_discrepancies_are_told_than_can_be_read(db: Database) -> 
     assert found[-1].kind is Kind.TOTAL
 
 
+async def test_all_that_can_be_counted_may_go_back_and_forth(db: Database) -> None:
+    ada, bob = await factories.add_users_with(db, MOST, 0)
+    for sender, receiver in ((ada, bob), (bob, ada), (ada, bob)):
+        await make(db, transfer(sender, receiver, MOST))
+    assert await audited(db) == (2, 4, MOST, MOST, [])
+
+
 async def test_a_sum_beyond_all_counting_is_said_to_be_so(db: Database) -> None:
     ada, bob = await factories.add_users_with(db, MOST, 0)
     assert (await audited(db)).total_granted == MOST

@@ -6,19 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from storage import authors, seeding
+from storage import authors, seeding, users
 from storage.casefold import fold
 from storage.database import Database
 from storage.errors import AlreadyExists
 from storage.keyset import Order, Window
 from storage.seeding import Plan
-from tests.differences import lacking
+from tests import factories
 from tests.statements import post_counts, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-pytestmark = lacking("mariadb", "sqlite")
 
 PLAN = Plan(users=300, posts=2000, tags=40, seed=7)
 # Everything but what only the database decides: where ids start, and when a tag was made.
@@ -41,7 +40,10 @@ async def other_db(database_url: str) -> AsyncIterator[Database]:
     """Another migrated database with nothing in it."""
     database = Database(database_url)
     # Its ids start elsewhere.
-    await run(database, "SELECT setval('posts_id_seq', 77), setval('users_id_seq', 7)")
+    for _ in range(7):
+        post = await factories.add_post(database)
+        async with database.transaction() as tx:
+            await users.delete(tx, post.author_id)
     yield database
     await database.close()
 
@@ -90,6 +92,16 @@ async def test_the_same_seed_gives_the_same_data_whatever_it_is_added_by(
     for table in TABLES:
         assert ours[table] == theirs[table]
         assert ours[table]
+
+
+async def test_no_id_of_who_is_gone_is_given_again(db: Database) -> None:
+    post = await factories.add_post(db)
+    async with db.transaction() as tx:
+        await users.delete(tx, post.author_id)
+    await seed(db, PLAN)
+    first_user, first_post, _ = tuple((await run(db, FIRST_IDS)).one())
+    assert first_user > post.author_id
+    assert first_post > post.id
 
 
 async def test_another_seed_gives_other_data(db: Database, other_db: Database) -> None:
