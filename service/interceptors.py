@@ -58,6 +58,7 @@ Result = TypeVar("Result")
 
 PREFIX = "/byline."
 HEALTH = "/grpc.health."
+CHANNELZ = "/grpc.channelz."
 STATUS_DETAILS = "grpc-status-details-bin"
 # More would not fit into the trailers that clients take: 8 KiB.
 MOST_VIOLATIONS = 16
@@ -147,6 +148,8 @@ class Pipeline(grpc.aio.ServerInterceptor):
             return handler
         if path.startswith(PREFIX):
             wrapped = grpc.unary_unary_rpc_method_handler(_Method(self, path, handler).call)
+        elif path.startswith(CHANNELZ):
+            wrapped = _guarded_channelz(self.guard, path, handler)
         else:
             wrapped = _guarded_reflection(self.guard, path, handler)
         self._methods[path] = wrapped
@@ -352,22 +355,34 @@ def _reason_of(call: Call) -> reasons.ErrorReason.ValueType:
     return _WAITED_FOR[call.use.waiting_for]
 
 
+def _guarded_channelz(guard: Guard | None, path: str, handler: Handler) -> Handler:
+    """Wraps a method that tells of connections, which takes admin access."""
+    if guard is None:
+        return handler
+    tell: Callable[[Message, Context], Awaitable[Message]]
+    tell = handler.unary_unary  # type: ignore[assignment] # typed for threads
+
+    async def serve(request: Message, context: Context) -> Message:
+        admitted = guard.admit(context, path, access_pb2.ACCESS_ADMIN)
+        await _let_in(admitted, path, context)
+        return await tell(request, context)
+
+    return grpc.unary_unary_rpc_method_handler(
+        serve,
+        handler.request_deserializer,
+        handler.response_serializer,
+    )
+
+
 def _guarded_reflection(guard: Guard | None, path: str, handler: Handler) -> Handler:
-    """Wraps the one method that is neither Byline's own nor of health."""
+    """Wraps the one method that tells the schema."""
     if guard is None:
         return handler
     reflect: Callable[[AsyncIterator[Message], Context], AsyncIterator[Message]]
     reflect = handler.stream_stream  # type: ignore[assignment] # typed for threads
 
     async def serve(requests: AsyncIterator[Message], context: Context) -> AsyncIterator[Message]:
-        try:
-            await guard.admit_reflection(context, path)
-        except Exception as error:  # noqa: BLE001 - the error table has a row for everything
-            failure = failure_of(error, Call.of(path, context).request_id)
-            told = {"method": path, "code": failure.code.name, "caller": caller.get()}
-            logs.of_call("info", told)
-            trailers = ((STATUS_DETAILS, failure.to_trailer()),)
-            await context.abort(failure.code, failure.message, trailers)
+        await _let_in(guard.admit_reflection(context, path), path, context)
         async for response in reflect(requests, context):
             yield response
 
@@ -376,6 +391,18 @@ def _guarded_reflection(guard: Guard | None, path: str, handler: Handler) -> Han
         handler.request_deserializer,
         handler.response_serializer,
     )
+
+
+async def _let_in(admitted: Awaitable[None], path: str, context: Context) -> None:
+    """Ends a call that is none of Byline's own services, if it may not be made."""
+    try:
+        await admitted
+    except Exception as error:  # noqa: BLE001 - the error table has a row for everything
+        failure = failure_of(error, Call.of(path, context).request_id)
+        told = {"method": path, "code": failure.code.name, "caller": caller.get()}
+        logs.of_call("info", told)
+        trailers = ((STATUS_DETAILS, failure.to_trailer()),)
+        await context.abort(failure.code, failure.message, trailers)
 
 
 def _cause(code: Code, error: BaseException | None) -> dict[str, object]:

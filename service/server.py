@@ -15,6 +15,7 @@ from byline.v1.posts_pb2_grpc import add_PostServiceServicer_to_server
 from byline.v1.profiles_pb2_grpc import add_ProfileServiceServicer_to_server
 from byline.v1.tags_pb2_grpc import add_TagServiceServicer_to_server
 from byline.v1.users_pb2_grpc import add_UserServiceServicer_to_server
+from grpc_channelz.v1 import channelz
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
@@ -51,6 +52,7 @@ SERVICES = (
     credits_pb2.DESCRIPTOR.services_by_name["CreditService"].full_name,
 )
 HEALTH = "grpc.health.v1.Health"
+CHANNELZ = "grpc.channelz.v1.Channelz"
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 # Seconds in which a call that was taken reaches the pipeline, and an answer the caller.
 SETTLE = 0.1
@@ -119,7 +121,8 @@ class Server:
         add_TagServiceServicer_to_server(Tags(self._database), self._server)
         add_CreditServiceServicer_to_server(Credits(self._database, self._transfers), self._server)
         add_HealthServicer_to_server(self._health.servicer, self._server)
-        names = (*SERVICES, HEALTH, reflection.SERVICE_NAME)
+        channelz.add_channelz_servicer(self._server)
+        names = (*SERVICES, HEALTH, CHANNELZ, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         self._server.add_generic_rpc_handlers((_reflection_v1(names),))
 
