@@ -27,7 +27,7 @@ from uuid import uuid4
 import grpc
 from pydantic import TypeAdapter
 
-from bench.measurement import BenchError, Measurement
+from bench.measurement import MILLI, BenchError, Measurement
 from bench.processes import cpu_seconds, resident
 from service.loop import run
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 # Seconds that an answer may take.
 DEADLINE = 60.0
-MILLI = 1e3
 # The wire type of a text, and the length of a UUID's.
 TEXT, UUID_LENGTH = 2, 36
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence  # noqa: TC003 - pydantic reads the annotations
 from dataclasses import dataclass
 
-MICRO = 1e6
+MILLI, MICRO = 1e3, 1e6
 MIB = 1 << 20
 
 
