@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.html:
         options.html.write_text(page.html(results))
     console.print(report.table(results))
-    for name, value in {**results.machine, **results.settings}.items():
+    for name, value in results.told.items():
         console.print(f"{name}: {value}", highlight=False)
     if old is None:
         return 0

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
+import time
 from contextlib import contextmanager
+from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
@@ -17,6 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 import migrations
+from bench.measurement import MILLI
 from storage import embedded, seeding
 from storage.database import Database, PoolConfig
 from tests import engines
@@ -44,6 +47,12 @@ READY = (
     """,  # noqa: S608 - a number of ours
     f"UPDATE credit_accounts SET available = {GRANTED}",  # noqa: S608 - a number of ours
 )
+GET = """
+SELECT id, email, username, full_name, role, is_active, created_at, updated_at
+FROM users WHERE id = $1
+"""
+# How often it is timed.
+TIMES = 1_000
 # As they are some time after they were filled. SQLite has no more to do than it does on closing.
 SETTLE = {
     "postgresql": "VACUUM ANALYZE",
@@ -111,6 +120,21 @@ async def _fill(database: Running, sizes: Sizes) -> None:
     async with db.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         await connection.execute(text(SETTLE[database.kind]))
     await db.close()
+
+
+async def statement_ms(database: Running) -> float:
+    """Returns how long GetUser's statement takes by itself: by asyncpg, prepared, one at a time."""
+    connection = await asyncpg.connect(database.url.replace("+asyncpg", ""))
+    try:
+        get = await connection.prepare(GET)
+        took = []
+        for user_id in range(1, TIMES):
+            started = time.perf_counter()
+            await get.fetchrow(user_id)
+            took.append(time.perf_counter() - started)
+    finally:
+        await connection.close()
+    return median(took) * MILLI
 
 
 async def statements(database: Running) -> int | None:

@@ -27,7 +27,7 @@ from uuid import uuid4
 import grpc
 from pydantic import TypeAdapter
 
-from bench.measurement import BenchError, Measurement
+from bench.measurement import MILLI, BenchError, Measurement
 from bench.processes import cpu_seconds, resident
 from service.loop import run
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 # Seconds that an answer may take.
 DEADLINE = 60.0
-MILLI = 1e3
 # The wire type of a text, and the length of a UUID's.
 TEXT, UUID_LENGTH = 2, 36
 
@@ -73,6 +72,7 @@ class Seen:
 
     latencies: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
+    failures: list[float] = field(default_factory=list)
     received: int = 0
     seconds: float = 0.0
     cpu: float = 0.0
@@ -129,6 +129,7 @@ class Load:
         return Measurement(
             latencies=sorted(latency for each in seen for latency in each.latencies),
             errors=errors,
+            failures=sorted(latency for each in seen for latency in each.failures),
             seconds=max(each.seconds for each in seen),
             received=sum(each.received for each in seen),
             server=after[0] - before[0],
@@ -196,6 +197,7 @@ class _Calls:
             answer = await self._call(request, timeout=DEADLINE)
         except grpc.aio.AioRpcError as error:
             self.seen.errors[error.code().name] += 1
+            self.seen.failures.append((time.perf_counter() - due) * MILLI)
         else:
             self.seen.latencies.append((time.perf_counter() - due) * MILLI)
             self.seen.received += len(answer)

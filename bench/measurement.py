@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence  # noqa: TC003 - pydantic reads the annotations
 from dataclasses import dataclass
 
-MICRO = 1e6
+MILLI, MICRO = 1e3, 1e6
 MIB = 1 << 20
 
 
@@ -21,6 +21,7 @@ class Measurement:
     Args:
         latencies: milliseconds that each call took that succeeded, in order of size.
         errors: how many calls failed, by status.
+        failures: milliseconds that each of them took, in order of size.
         seconds: that it took.
         received: bytes of the answers.
         server: CPU seconds of the server.
@@ -31,6 +32,7 @@ class Measurement:
 
     latencies: Sequence[float]
     errors: Mapping[str, int]
+    failures: Sequence[float]
     seconds: float
     received: int
     server: float

@@ -93,7 +93,7 @@ def html(results: Results) -> str:
         table=_table(results),
         machine="".join(
             f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
-            for name, value in {**results.machine, **results.settings}.items()
+            for name, value in results.told.items()
         ),
     )
 

@@ -103,6 +103,8 @@ class Results:
         entries: every scenario on every server.
         curves: latency against offered load.
         memory: of each server: seconds since the start, and bytes resident.
+        statement_ms: that GetUser's statement takes by itself, in the median of the rounds; None
+            without PostgreSQL.
     """
 
     started: str
@@ -111,6 +113,13 @@ class Results:
     entries: Sequence[Entry]
     curves: Sequence[Curve]
     memory: Mapping[str, Sequence[tuple[float, int]]]
+    statement_ms: float | None
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What is said of the run beside its figures."""
+        own = "" if self.statement_ms is None else f"{self.statement_ms:.2f} ms"
+        return {**self.machine, **self.settings, "GetUser's statement by itself": own}
 
     def entry(self, scenario: str, server: str) -> Entry | None:
         """Returns a scenario on a server, if it was measured."""

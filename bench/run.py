@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +25,7 @@ from bench.methods import LIST_POSTS
 from bench.processes import byline, serving
 from bench.results import BYLINE, FLOOR, TUTORIAL, Curve, Entry, Point, Results, figures, middle
 from bench.scenarios import World, first_posts
+from service.loop import factory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -111,6 +113,7 @@ class Stage:
     memory: defaultdict[str, list[tuple[float, int]]] = field(
         default_factory=lambda: defaultdict(list)
     )
+    statement_ms: list[float] = field(default_factory=list)
 
     def measure(
         self, scenario: Scenario, server: str, seconds: float, rate: float | None = None
@@ -132,6 +135,15 @@ class Stage:
         measured = self.load.measure(order, place.server.pid, database)
         self.memory[server].append((time.perf_counter() - self.started, measured.memory[1]))
         return measured
+
+    def time_statement(self) -> None:
+        """Times GetUser's statement by itself, where there is PostgreSQL."""
+        place = self.places.get(BYLINE)
+        if place is None or place.database is None:
+            return
+        with asyncio.Runner(loop_factory=factory) as runner:
+            took = runner.run(databases.statement_ms(place.database))
+        self.statement_ms.append(took)
 
     def statements(self, scenario: Scenario, server: str, seconds: float) -> float | None:
         """Returns how many SQL statements a call takes."""
@@ -169,7 +181,8 @@ def run(plan: Plan, begin: Callable[[str], None]) -> Results:
             for entry in entries
             if entry.scenario == scenario.name
         ]
-    return Results(started, machine(), _shown(plan), entries, curves, stage.memory)
+    statement_ms = median(stage.statement_ms) if stage.statement_ms else None
+    return Results(started, machine(), _shown(plan), entries, curves, stage.memory, statement_ms)
 
 
 def _set(stack: ExitStack, plan: Plan, begin: Callable[[str], None]) -> Stage:
@@ -239,6 +252,7 @@ def _entries(stage: Stage, plan: Plan, begin: Callable[[str], None]) -> list[Ent
         for scenario, server in plan.pairs:
             begin(f"round {number + 1}: {scenario.name} on {server}")
             measured[scenario, server].append(stage.measure(scenario, server, plan.seconds))
+        stage.time_statement()
     entries = []
     for (scenario, server), loads in measured.items():
         rounds = [figures(each) for each in loads]

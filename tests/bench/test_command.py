@@ -28,7 +28,9 @@ def _results(floor_us: float, byline_us: float) -> Results:
     entries = [_entry("floor", floor_us), _entry("tutorial", 2000), _entry("byline", byline_us)]
     curve = Curve("get-user", "byline", [Point(100, FIGURES), Point(200, FIGURES)])
     memory = {"byline": [(1.0, 2**27), (2.0, 2**27)]}
-    return Results("2026-01-01T00:00:00+00:00", {}, {"users": "<10>"}, entries, [curve], memory)
+    return Results(
+        "2026-01-01T00:00:00+00:00", {}, {"users": "<10>"}, entries, [curve], memory, 0.2
+    )
 
 
 def _written(file: Path, results: Results) -> str:
@@ -63,6 +65,7 @@ def test_a_run_measures_every_scenario_on_every_server(
         assert results.floors(entry) is not None or entry.median.server_us == 0
     assert [(each.scenario, each.server) for each in results.curves] == found[:3]
     assert set(results.memory) == {"floor", "tutorial", "byline"}
+    assert results.statement_ms
     assert "PostgreSQL" in results.machine["postgres"]
     assert "get-user" in capsys.readouterr().out
     assert html.read_text().count("<svg") == 2 + 1 + 3
