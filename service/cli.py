@@ -211,7 +211,10 @@ def _maintain(settings: Settings) -> None:
 
 def _examine(settings: Settings) -> None:
     """Says what keeps a server with these settings from serving well, and what to do about it."""
-    findings = [_port(settings)]
+    findings = [_port("port", settings.listen, "--listen")]
+    if settings.metrics_listen is not None:
+        findings.append(_port("metrics", settings.metrics_listen, "--metrics-listen"))
+    findings += doctor.examine_callers(settings)
 
     async def examine() -> list[Finding]:
         db = Database(where.url, pool_config(settings))
@@ -247,13 +250,14 @@ def _bench(arguments: Sequence[str]) -> int:
     return status
 
 
-def _port(settings: Settings) -> Finding:
+def _port(name: str, listen: str, flag: str) -> Finding:
     try:
-        reserved, address = _reserve(parse_address(settings.listen))
+        reserved, address = _reserve(parse_address(listen))
     except CommandFailed as failure:
-        return Finding("port", is_well=False, told=f"{failure}; stop who listens, or set --listen")
+        told = f"{failure}; stop who listens, or set {flag}"
+        return Finding(name, is_well=False, told=told)
     reserved.close()
-    return Finding("port", is_well=True, told=f"{address} is free")
+    return Finding(name, is_well=True, told=f"{address} is free")
 
 
 @contextmanager

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
+from service import access, tls
+from service.config import SettingsError, parse_address
+from service.files import FileError
 from storage.dialects.facts import facts
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from service.config import Settings
     from storage.database import Database
@@ -17,6 +22,8 @@ if TYPE_CHECKING:
 
 # Seconds between two clocks from which on logs and rows are hard to bring together.
 FAR_APART = 1.0
+# For less than this a certificate should not be left in use.
+SOON = timedelta(days=7)
 
 
 class Finding(NamedTuple):
@@ -35,6 +42,38 @@ class Finding(NamedTuple):
     def __str__(self) -> str:
         """Returns it as a line for people."""
         return f"{'ok' if self.is_well else 'FAIL':4}  {self.name:<10}  {self.told}"
+
+
+def examine_callers(settings: Settings) -> Iterator[Finding]:
+    """Looks at who can call, and at the files that say so."""
+    try:
+        told = access.check(settings, parse_address(settings.listen))
+    except (SettingsError, FileError) as error:
+        told = f"{error}; `byline serve` does not start with this"
+        yield Finding("callers", is_well=False, told=told)
+    else:
+        yield Finding("callers", is_well=True, told=told)
+    for name, path in (("tls", settings.tls_certificate), ("client_ca", settings.tls_client_ca)):
+        if path is not None:
+            yield _certificate(name, path, datetime.now(UTC))
+
+
+def _certificate(name: str, path: Path, now: datetime) -> Finding:
+    try:
+        begin, end = tls.validity(path)
+    except FileError as error:
+        return Finding(name, is_well=False, told=f"{error}; put certificates in PEM there")
+    days = abs(end - now).days
+    if now < begin:
+        told = f"{path} is not valid before {begin:%Y-%m-%d %H:%M} UTC; look at the clock, or wait"
+    elif end < now:
+        told = f"{path} expired {days} days ago, on {end:%Y-%m-%d}; renew it"
+    elif end - now < SOON:
+        told = f"{path} expires in {days} days, on {end:%Y-%m-%d}; renew it"
+    else:
+        return Finding(name, is_well=True, told=f"{path} is valid for {days} more days")
+    # Servers take the new one at the next handshake.
+    return Finding(name, is_well=False, told=f"{told}, no server has to be started again")
 
 
 async def examine(database: Database, settings: Settings) -> list[Finding]:
@@ -64,14 +103,17 @@ def _of(found: Facts, settings: Settings) -> Iterator[Finding]:
         told += " is older than any that Byline is tested on; docs/databases.md says which are"
     yield Finding("database", found.is_known, told)
 
-    names = ", ".join(found.missing)
-    yield Finding(
-        "extensions",
-        not found.missing,
-        f"{names} cannot be made; install it beside the server (on Debian: postgresql-contrib)"
-        if found.missing
-        else "all are there",
-    )
+    told = "all are there"
+    if found.missing:
+        names = ", ".join(found.missing)
+        told = f"{names} cannot be made; install it beside the server (Debian: postgresql-contrib)"
+    elif found.dropped:
+        names = ", ".join(found.dropped)
+        told = (
+            f"{names} is not in this database any more; run CREATE EXTENSION {names}, and those "
+            "CREATE INDEX that `byline migrate sql` prints for it"
+        )
+    yield Finding("extensions", not (found.missing or found.dropped), told)
 
     needed = settings.workers * settings.pool_limit
     if found.connections is None:

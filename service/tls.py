@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 from cryptography import x509
@@ -12,9 +12,17 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from service.files import Watched
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from grpc import ServerCertificateConfiguration
+
+
+class Validity(NamedTuple):
+    """A time from a moment to another."""
+
+    begin: datetime
+    end: datetime
 
 
 def credentials(certificate: Path, key: Path, client_ca: Path | None) -> grpc.ServerCredentials:
@@ -45,6 +53,19 @@ def credentials(certificate: Path, key: Path, client_ca: Path | None) -> grpc.Se
         given,
         changed,  # type: ignore[arg-type] # its types leave None out
         require_client_authentication=client_ca is not None,
+    )
+
+
+def validity(certificates: Path) -> Validity:
+    """Returns when all certificates of a file are valid.
+
+    Raises:
+        FileError: when it cannot be read.
+    """
+    found = Watched(_certificates, certificates).current()
+    return Validity(
+        max(each.not_valid_before_utc for each in found),
+        min(each.not_valid_after_utc for each in found),
     )
 
 

@@ -47,10 +47,10 @@ class Authority:
         self._numbers = iter(range(1, 1_000_000))
         self.certificate = self._issue(self._name, self._key, (), is_authority=True)
 
-    def issue(self, *names: x509.GeneralName) -> Pair:
-        """Issues a certificate to a new key, for the names in its SAN."""
+    def issue(self, *names: x509.GeneralName, begins: timedelta = -A_DAY) -> Pair:
+        """Issues a certificate to a new key, for the names in its SAN and 30 days from a moment."""
         key = ec.generate_private_key(ec.SECP256R1())
-        return Pair(self._issue(_named("whoever"), key, names), _pem(key))
+        return Pair(self._issue(_named("whoever"), key, names, begins=begins), _pem(key))
 
     def issue_to(self, key: PrivateKey, *names: x509.GeneralName) -> Pair:
         """Issues a certificate to a key."""
@@ -63,16 +63,17 @@ class Authority:
         names: Iterable[x509.GeneralName],
         *,
         is_authority: bool = False,
+        begins: timedelta = -A_DAY,
     ) -> bytes:
-        begins = datetime.now(UTC) - A_DAY
+        begin = datetime.now(UTC) + begins
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(next(self._numbers))
-            .not_valid_before(begins)
-            .not_valid_after(begins + 30 * A_DAY)
+            .not_valid_before(begin)
+            .not_valid_after(begin + 30 * A_DAY)
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
         )
         if names:

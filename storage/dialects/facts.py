@@ -23,6 +23,7 @@ class Facts(NamedTuple):
         connections: that it allows; None where there is no bound.
         clock: its time, in seconds since 1970.
         missing: extensions that the schema needs and that are not there to be made.
+        dropped: extensions that a schema which is there has lost.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Facts(NamedTuple):
     connections: int | None
     clock: float
     missing: tuple[str, ...]
+    dropped: tuple[str, ...]
 
 
 class _Asked(NamedTuple):
@@ -39,7 +41,8 @@ class _Asked(NamedTuple):
     Args:
         name: for people.
         least: the oldest version that Byline is tested on.
-        statement: answers with the version, the connections, the clock, and the missing extensions.
+        statement: answers with the version, the connections, the clock, and the extensions that
+            are missing and that were dropped.
     """
 
     name: str
@@ -54,16 +57,19 @@ _ASKED = {
         "SELECT current_setting('server_version'), current_setting('max_connections')::integer,"
         " extract(epoch FROM clock_timestamp()),"
         " (SELECT string_agg(wanted, ' ') FROM unnest(ARRAY['pg_trgm']) AS wanted"
-        " WHERE wanted NOT IN (SELECT name FROM pg_available_extensions))",
+        " WHERE wanted NOT IN (SELECT name FROM pg_available_extensions)),"
+        " (SELECT string_agg(wanted, ' ') FROM unnest(ARRAY['pg_trgm']) AS wanted"
+        " WHERE wanted NOT IN (SELECT extname FROM pg_extension)"
+        " AND to_regclass('users') IS NOT NULL)",
     ),
     "mysql": _Asked(
         "MariaDB",
         (10, 11),
-        "SELECT version(), @@max_connections, unix_timestamp(sysdate(6)), NULL",
+        "SELECT version(), @@max_connections, unix_timestamp(sysdate(6)), NULL, NULL",
     ),
     # Its connections are refused without the one extension that it needs.
     "sqlite": _Asked(
-        "SQLite", (3, 35), f"SELECT sqlite_version(), NULL, {CLOCK}() / 1000000.0, NULL"
+        "SQLite", (3, 35), f"SELECT sqlite_version(), NULL, {CLOCK}() / 1000000.0, NULL, NULL"
     ),
 }
 
@@ -71,7 +77,8 @@ _ASKED = {
 async def facts(read: Read) -> Facts:
     """Asks the database what it is."""
     asked = _ASKED[read.dialect]
-    version, connections, clock, missing = tuple((await read.execute(text(asked.statement))).one())
+    answer = (await read.execute(text(asked.statement))).one()
+    version, connections, clock, missing, dropped = tuple(answer)
     numbers = tuple(map(int, re.findall(r"\d+", version)))
     return Facts(
         asked.name,
@@ -80,4 +87,5 @@ async def facts(read: Read) -> Facts:
         connections,
         float(clock),
         tuple((missing or "").split()),
+        tuple((dropped or "").split()),
     )

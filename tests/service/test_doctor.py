@@ -7,25 +7,18 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from storage.dialects import facts
+from tests.doctors import examine, lines_of
+
 if TYPE_CHECKING:
     import pytest
 
-    from tests.conftest import Command, Ended
+    from tests.conftest import Command
     from tests.engines import Engine
 
 # Nobody listens there: port 1 is for tcpmux.
 NOWHERE = "postgresql+asyncpg://ada:secret@127.0.0.1:1/byline"
-CHECKS = ["port", "database", "extensions", "pool", "clock", "schema"]
-
-
-def lines_of(ended: Ended) -> dict[str, tuple[str, str]]:
-    """What was found, by what was looked at."""
-    found = re.findall(r"^(ok|FAIL) +(\w+) +(.+)$", ended.output, re.MULTILINE)
-    return {name: (outcome, told) for outcome, name, told in found}
-
-
-def examine(byline: Command, url: str, *flags: object) -> Ended:
-    return byline("doctor", "--database-url", url, "--listen", "127.0.0.1:0", *flags)
+CHECKS = ["port", "callers", "database", "extensions", "pool", "clock", "schema"]
 
 
 def test_a_server_that_will_serve_is_well(
@@ -44,7 +37,7 @@ def test_a_database_without_a_schema_is_told_how_to_get_one(
     byline: Command, empty_url: str
 ) -> None:
     ended = examine(byline, empty_url)
-    assert (ended.status, ended.complaint) == (1, "byline: 1 of 6 checks failed\n")
+    assert (ended.status, ended.complaint) == (1, "byline: 1 of 7 checks failed\n")
     outcome, told = lines_of(ended)["schema"]
     assert outcome == "FAIL"
     assert "byline migrate up" in told
@@ -72,7 +65,7 @@ def test_clocks_that_are_apart_are_found(
 
 def test_a_database_that_is_away_is_found_and_its_password_not_told(byline: Command) -> None:
     ended = examine(byline, NOWHERE)
-    assert (ended.status, ended.complaint) == (1, "byline: 1 of 2 checks failed\n")
+    assert (ended.status, ended.complaint) == (1, "byline: 1 of 3 checks failed\n")
     assert lines_of(ended)["database"][0] == "FAIL"
     assert "secret" not in ended.output
 
@@ -84,3 +77,24 @@ def test_a_port_that_somebody_has_is_found(byline: Command, database_url: str) -
     outcome, told = lines_of(ended)["port"]
     assert (ended.status, outcome) == (1, "FAIL")
     assert listen in told
+
+
+def test_a_port_for_metrics_that_somebody_has_is_found(byline: Command, database_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        ended = examine(byline, database_url, "--metrics-listen", listen)
+    outcome, told = lines_of(ended)["metrics"]
+    assert (ended.status, outcome) == (1, "FAIL")
+    assert "--metrics-listen" in told
+
+
+def test_a_server_that_is_older_than_any_that_was_tried_is_found(
+    byline: Command, database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialect = "mysql" if engine.name == "mariadb" else engine.name
+    asked = facts._ASKED[dialect]._replace(least=(99,))  # noqa: SLF001 - no such server is here
+    monkeypatch.setitem(facts._ASKED, dialect, asked)  # noqa: SLF001 - so too
+    ended = examine(byline, database_url)
+    outcome, told = lines_of(ended)["database"]
+    assert (ended.status, outcome) == (1, "FAIL")
+    assert "docs/databases.md" in told
