@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # Wider than any terminal: a table that is cut is worth little.
 WIDTH = 160
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BenchError as error:
         print(f"byline bench: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
     if options.json:
         options.json.write_bytes(RESULTS.dump_json(results, indent=2) + b"\n")
     if options.html:

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 import migrations
-from bench.measurement import MILLI
+from bench.measurement import MILLI, BenchError
 from storage import embedded, seeding
 from storage.database import Database, PoolConfig
 from tests import engines
@@ -193,6 +193,8 @@ def _sqlite(folder: Path) -> Iterator[Running]:
 @contextmanager
 def _mariadb(folder: Path) -> Iterator[Running]:
     settings = {"max-connections": CONNECTIONS, "skip-networking": "1"}
+    if not engines.has_mariadb():
+        raise BenchError(f"no MariaDB, which --server can leave out. {engines.HOW_TO_GET_MARIADB}")
     is_new = not (folder / "data").exists()
     with engines.mariadb_server(folder, settings) as (server, pid):
         url = make_url(server).set(database="byline").render_as_string(hide_password=False)

@@ -137,9 +137,12 @@ class Results:
         return median(one.server_us / other.server_us for one, other in pairs)
 
     def tutorials(self, entry: Entry) -> float | None:
-        """Returns how often the CPU of server and database the tutorial takes, round by round."""
+        """Returns how often the CPU of server and database the tutorial takes, round by round.
+
+        None of the floor, which does less.
+        """
         tutorial = self.entry(entry.scenario, TUTORIAL)
-        if tutorial is None:
+        if tutorial is None or entry.server == FLOOR:
             return None
         pairs = zip(entry.rounds, tutorial.rounds, strict=True)
         return median(other.total_us / one.total_us for one, other in pairs)
