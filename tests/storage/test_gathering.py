@@ -253,9 +253,12 @@ async def under_way(
             first = begin(together, transfer(hot, a, 1))
             await until_waiting_for_a_lock(url)
             both = [begin(together, transfer(a, b, each), each) for each in (1, 2)]
-            # On SQLite its turn is between the first's and theirs.
             locking = asyncio.create_task(stack.enter_async_context(in_the_way(db, b)))
-            await asyncio.sleep(0)
+            # It comes before theirs: it has the account, or on SQLite waits for its turn.
+            in_turn = asyncio.create_task(until_waiting_for_a_lock(url, callers=2))
+            await asyncio.wait([locking, in_turn], return_when=asyncio.FIRST_COMPLETED)
+            in_turn.cancel()
+            await asyncio.wait([in_turn])
         await asyncio.gather(first, locking)
         await until_waiting_for_a_lock(url)
         yield both
