@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from service import config
 from service.config import Address, Settings, SettingsError, load, parse_address
 
 URL = "postgresql+asyncpg://ada:secret@127.0.0.1:5432/byline"
@@ -203,3 +205,14 @@ def test_settings_do_not_change() -> None:
 
 def test_the_pools_limit_counts_the_connection_of_the_health_check() -> None:
     assert load(pool_size="3", pool_overflow="2").pool_limit == 6
+
+
+def test_traces_are_refused_where_what_they_stand_on_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(config, "distribution", missing)
+    with pytest.raises(SettingsError, match="uv sync --extra otel"):
+        load(otlp_endpoint="http://127.0.0.1:4317")
