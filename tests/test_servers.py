@@ -288,7 +288,7 @@ async def test_a_statement_that_takes_too_long_is_stopped(opened: Open, url: str
 
 async def test_a_statement_that_has_not_begun_in_time_is_stopped(opened: Open, url: str) -> None:
     """A table that is locked holds up even what describes a statement."""
-    db = opened(statement_timeout=0.05)
+    db = opened(statement_timeout=0.3)
     async with connected(url) as other, other.transaction():
         await other.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(StatementTimeout):
@@ -306,7 +306,7 @@ async def test_a_lock_that_is_not_granted_in_time_is_told_so(opened: Open, url: 
 
 
 async def test_a_transaction_that_idles_is_ended(opened: Open, url: str) -> None:
-    db = opened(statement_timeout=0.05)
+    db = opened(statement_timeout=0.3)
 
     async def idle() -> None:
         async with db.transaction() as tx:

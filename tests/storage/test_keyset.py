@@ -30,7 +30,7 @@ ROWS = [Row("a", 1), Row("b", 9), Row("b", 12), Row("c", 3)]
 
 def sql_of(window: Window) -> str:
     statement = paged(select(*COLUMNS.values()), window, COLUMNS)
-    compiled = statement.compile(
+    compiled = statement.params(window.parameters).compile(
         dialect=asyncpg.dialect(),  # type: ignore[no-untyped-call] # has no annotations
         compile_kwargs={"literal_binds": True},
     )
