@@ -321,6 +321,8 @@ def _file_of(url: str) -> str:
 
 def _is_open(file: str) -> bool:
     """Tells whether this process has a connection of Byline's to a file."""
+    # One that was opened for a caller who had left is closed when it is collected.
+    gc.collect()
     return any(
         type(each) is sqlite.Connection
         and getattr(each, "database", None) == file
