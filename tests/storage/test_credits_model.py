@@ -301,4 +301,4 @@ async def test_any_sequence_of_operations_does_what_the_model_does(shared_url: s
 
 @pytest.mark.long
 async def test_any_long_sequence_of_operations_does_what_the_model_does(shared_url: str) -> None:
-    await asyncio.to_thread(run_model, shared_url, 100, 50)
+    await asyncio.to_thread(run_model, shared_url, 50, 50)
