@@ -276,7 +276,9 @@ class Settings(BaseSettings):
         3, description="seconds of failing looks before health turns to NOT_SERVING"
     )
     drain_pause: Seconds = Field(
-        1, description="seconds between NOT_SERVING and refusing calls, for load balancers"
+        1,
+        description="seconds between NOT_SERVING and refusing calls, for load balancers, "
+        "and up to 5 more until none come; 0 for neither",
     )
     drain_grace: Seconds = Field(
         20, description="seconds that calls under way get to end before they are cancelled"

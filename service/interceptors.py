@@ -107,7 +107,11 @@ class Limits:
 
 
 class Pipeline(grpc.aio.ServerInterceptor):
-    """Wraps every method of Byline's own services, once, when it is first called."""
+    """Wraps every method of Byline's own services, once, when it is first called.
+
+    Attributes:
+        taken: calls that have come.
+    """
 
     def __init__(  # noqa: PLR0913 - each is a part of its own
         self,
@@ -129,6 +133,7 @@ class Pipeline(grpc.aio.ServerInterceptor):
         self.explainer = explainer
         self.validator = protovalidate.Validator()
         self._methods: dict[str, Handler] = {}
+        self.taken = 0
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -157,6 +162,7 @@ class Pipeline(grpc.aio.ServerInterceptor):
 
     def enter(self) -> None:
         """Counts a call in."""
+        self.taken += 1
         self._under_way += 1
         self._idle.clear()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import grpc
@@ -56,6 +56,8 @@ CHANNELZ = "grpc.channelz.v1.Channelz"
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 # Seconds in which a call that was taken reaches the pipeline, and an answer the caller.
 SETTLE = 0.1
+# Seconds for which a drain waits for callers to cease, once they had the time to go elsewhere.
+LULL = 5.0
 
 log = structlog.get_logger("byline.server")
 
@@ -167,7 +169,12 @@ class Server:
     async def _drain(self) -> None:
         """Ends service without failing a call that can still be answered."""
         await self._health.drain()
-        await asyncio.sleep(self._settings.drain_pause)
+        if self._settings.drain_pause:
+            await asyncio.sleep(self._settings.drain_pause)
+            # When gRPC stops, it cancels what it has received and not handed over.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LULL):
+                    await self._lull()
         stopping = asyncio.create_task(self._server.stop(self._settings.drain_grace))
         quiet = asyncio.create_task(self._quiet())
         await asyncio.wait((stopping, quiet), return_when=asyncio.FIRST_COMPLETED)
@@ -177,6 +184,13 @@ class Server:
         await stopping
         # Calls that were cancelled still have their connections to give back.
         await self._pipeline.idle()
+
+    async def _lull(self) -> None:
+        """Waits until no call has come for a moment."""
+        before = -1
+        while self._pipeline.taken != before:
+            before = self._pipeline.taken
+            await asyncio.sleep(SETTLE)
 
     async def _quiet(self) -> None:
         """Waits until no call is under way, and none was a moment ago."""

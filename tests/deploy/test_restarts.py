@@ -31,15 +31,20 @@ if TYPE_CHECKING:
     from service.config import Address, Settings
 
     Start = Callable[[], Forked]
+    Call = Callable[[asyncio.Event, UserServiceStub, CreditServiceStub], Awaitable[None]]
 
 CONFIG = (Path(__file__).parents[2] / "deploy" / "client" / "service_config.json").read_text()
 CALLERS = 20
-# Seconds between two pairs of calls of a caller, so that all make 200 calls a second.
-PAUSE = 2 * CALLERS / 200
+# Calls a second of all of them, and seconds between two pairs of calls of each.
+RATE = 200
+PAUSE = 2 * CALLERS / RATE
 SIGTERMS = 100
 RESTARTS = 6
 # Seconds between them at most.
 APART = 0.3
+# Callers who have one address wait for as long until they can connect to the other server, and what
+# has waited comes all at once.
+TOLD = {"drain_pause": 0.3, "call_queue": 10}
 HASTE = 0.1
 # What a caller cannot tell the fate of a write from, and sends it again for.
 UNSURE = {
@@ -56,7 +61,6 @@ class Load:
         address: of the servers.
         users: whose credits are moved, and who gets them.
         tries: times that a write is sent, with the same request id, at most.
-        pause: seconds between a caller's calls in the mean.
         haste: seconds at most after which a write's first try is given up, done or not; 0 for none.
     """
 
@@ -66,10 +70,10 @@ class Load:
         users: tuple[int, int],
         *,
         tries: int,
-        pause: float,
         haste: float,
     ) -> None:
         self.calls = 0
+        self.under_way = 0
         self.moved = 0
         self.sent_again = 0
         self.failed: list[Refusal] = []
@@ -78,31 +82,62 @@ class Load:
             from_user_id=users[0], to_user_id=users[1], amount=1
         )
         self._tries = tries
-        self._pause = pause
         self._haste = haste
 
     @asynccontextmanager
-    async def offered(self) -> AsyncIterator[None]:
-        """Makes the calls while the block lasts, and ends those that are under way."""
+    async def steady(self) -> AsyncIterator[None]:
+        """Makes so many calls a second while the block lasts, whatever becomes of those before."""
+
+        async def call(
+            stop: asyncio.Event, users: UserServiceStub, ours: CreditServiceStub
+        ) -> None:
+            async with asyncio.TaskGroup() as calls:
+                while not stop.is_set():
+                    calls.create_task(self._counted(self._read(users)))
+                    calls.create_task(self._counted(self._write(ours)))
+                    await asyncio.sleep(random.uniform(0, 2 * PAUSE))  # noqa: S311 - jitter
+
+        async with self._offered(call):
+            yield
+
+    @asynccontextmanager
+    async def eager(self) -> AsyncIterator[None]:
+        """Makes a call as soon as the one before has ended, while the block lasts."""
+
+        async def call(
+            stop: asyncio.Event, users: UserServiceStub, ours: CreditServiceStub
+        ) -> None:
+            while not stop.is_set():
+                await self._counted(self._read(users))
+                await self._counted(self._write(ours))
+
+        async with self._offered(call):
+            yield
+
+    @asynccontextmanager
+    async def _offered(self, call: Call) -> AsyncIterator[None]:
+        """Has callers call while the block lasts, and waits for the calls that are under way."""
         stop = asyncio.Event()
-        callers = [asyncio.create_task(self._call(stop)) for _ in range(CALLERS)]
+
+        async def connect() -> None:
+            options = [("grpc.use_local_subchannel_pool", 1), ("grpc.service_config", CONFIG)]
+            async with grpc.aio.insecure_channel(str(self._address), options) as channel:
+                await call(stop, UserServiceStub(channel), CreditServiceStub(channel))
+
+        callers = [asyncio.create_task(connect()) for _ in range(CALLERS)]
         try:
             yield
         finally:
             stop.set()
             await asyncio.gather(*callers)
 
-    async def _call(self, stop: asyncio.Event) -> None:
-        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.service_config", CONFIG)]
-        async with grpc.aio.insecure_channel(str(self._address), options) as channel:
-            users, credits = UserServiceStub(channel), CreditServiceStub(channel)
-            while not stop.is_set():
-                await self._read(users)
-                await self._write(credits)
-                await asyncio.sleep(random.uniform(0, 2 * self._pause))  # noqa: S311 - jitter
+    async def _counted(self, call: Awaitable[None]) -> None:
+        self.calls += 1
+        self.under_way += 1
+        await call
+        self.under_way -= 1
 
     async def _read(self, users: UserServiceStub) -> None:
-        self.calls += 1
         read = await outcome_of(users.GetUser(pb.GetUserRequest(id=self._asked.from_user_id)))
         if isinstance(read, Refusal):
             self.failed.append(read)
@@ -116,7 +151,6 @@ class Load:
             return Refusal(grpc.StatusCode.CANCELLED, "given up")
 
     async def _write(self, credits: CreditServiceStub) -> None:
-        self.calls += 1
         request = credits_pb2.TransferRequest()
         request.CopyFrom(self._asked)
         request.request_id = str(uuid4())
@@ -156,8 +190,8 @@ def where() -> Iterator[Address]:
 @pytest.fixture
 def start(settings: Settings, database_url: str, where: Address) -> Iterator[Start]:
     """Starts servers on one port, which are gone after the test."""
-    told = {"workers": 2, "drain_pause": 1, "health_interval": 1, "pool_size": 3}
-    shared = settings.model_copy(update={**told, "hash_threads": 1, "log_level": "error"})
+    told = {"workers": 2, "health_interval": 1, "hash_threads": 1, "log_level": "error"}
+    shared = settings.model_copy(update=told | TOLD)
     with ExitStack() as stack:
 
         def start_() -> Forked:
@@ -184,10 +218,15 @@ async def test_no_call_fails_while_two_servers_are_stopped_in_turn(
         await server.started()
     stopped: list[Forked] = []
     async with _ledger(where) as users:
-        load = Load(where, users, tries=1, pause=PAUSE, haste=0)
-        async with load.offered():
-            for _ in range(SIGTERMS):
+        load = Load(where, users, tries=1, haste=0)
+        async with load.steady():
+            await until(lambda: load.calls > RATE)
+            for number in range(SIGTERMS):
+                # However slow the machine: two drain at most, and callers are not behind.
+                if number > 1:
+                    await stopped[-2].status()
                 await asyncio.sleep(random.uniform(0, APART))  # noqa: S311 - a random moment
+                await until(lambda: load.under_way < CALLERS)
                 which = random.randrange(2)  # noqa: S311 - either
                 serving[which].signal(signal.SIGTERM)
                 stopped.append(serving[which])
@@ -205,8 +244,8 @@ async def test_through_restarts_no_read_fails_and_no_write_is_done_twice(
     server = start()
     await server.started()
     async with _ledger(where) as users:
-        load = Load(where, users, tries=10, pause=0, haste=HASTE)
-        async with load.offered():
+        load = Load(where, users, tries=10, haste=HASTE)
+        async with load.eager():
             for number in range(RESTARTS):
                 enough = load.moved + CALLERS
                 await until(lambda: load.moved > enough)  # noqa: B023 - called here
