@@ -79,7 +79,7 @@ def of_call(level: str, told: Mapping[str, object]) -> None:
         level: `info`, `warning` or `error`.
         told: what it says; an error with its traceback by `exc_info`.
     """
-    if _lines is not None and "exc_info" not in told:
+    if _lines is not None and structlog.is_configured() and "exc_info" not in told:
         try:
             _lines.add(level, told)
         except TypeError:  # half a surrogate pair in the caller's name

@@ -233,6 +233,8 @@ def settings() -> Settings:
         # Nothing is done behind a test's back.
         maintenance_interval=3600,
         drain_pause=0,
+        # As many calls at once as a test makes.
+        call_queue=100,
         hash_time_cost=1,
         hash_memory_kib=8,
         hash_parallelism=1,

@@ -93,7 +93,7 @@ async def test_statements_are_counted_by_the_function_that_sent_them(seen: Seen)
     name = "byline_statement_seconds_count"
     made = await factories.create_user(seen.client)
     await seen.client.users.GetUser(pb.GetUserRequest(id=made.id))
-    for function, times in (("users.create", 1), ("commit", 1), ("users.get", 1)):
+    for function, times in (("users.create", 1), ("commit", 1), ("users.batch_get", 1)):
         assert await seen.value(name, function=function) == times
     assert await seen.value(name) == 3
     assert (await seen.value("byline_statement_seconds_sum") or 0) > 0
