@@ -170,8 +170,7 @@ class Together:
         if not batch:
             return
         self.batches[len(batch)] += 1
-        is_noted = any(each.use.runs is not None for each in batch)
-        use = Usage(runs=[] if is_noted else None)
+        use = Usage.shared_by(each.use for each in batch)
         usage.set(use)
         try:
             async with self._database.transaction() as tx:

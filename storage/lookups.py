@@ -110,8 +110,7 @@ class Lookups(Generic[Row]):
         """Reads rows, and tells each caller the outcome."""
         if not batch:
             return
-        is_noted = any(each.use.runs is not None for each in batch)
-        usage.set(Usage(runs=[] if is_noted else None))
+        usage.set(Usage.shared_by(each.use for each in batch))
         rows: Mapping[int, Row] = {}
         failure: Exception | None = None
         try:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from sqlalchemy import ClauseElement, Dialect, Executable
@@ -115,6 +115,11 @@ class Usage:
     sent: list[Sent] = field(default_factory=list)
     deadline: float = math.inf
     runs: list[Run] | None = None
+
+    @classmethod
+    def shared_by(cls, callers: Iterable[Usage]) -> Usage:
+        """Returns what is kept up for several callers at once; it has runs if any of them wants."""
+        return cls(runs=[] if any(each.runs is not None for each in callers) else None)
 
     def add_shared(self, other: Usage) -> None:
         """Adds the statements that were sent for this caller and for others at once."""

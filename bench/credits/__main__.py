@@ -25,6 +25,7 @@ from bench.credits import pgbench, report
 from bench.credits.measurement import Measurement
 from bench.credits.scenarios import BATCH, SCENARIOS, Way
 from bench.credits.world import credited
+from bench.machine import machine
 from bench.measurement import BenchError
 from bench.processes import Serving, byline, serving
 
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     console.print(report.table(results), report.comparison(results))
-    for name, value in report.machine().items():
+    for name, value in machine().items():
         console.print(f"{name}: {value}", highlight=False)
     if options.json:
         made = report.as_json(results, {**vars(options), "json": str(options.json)})

