@@ -25,7 +25,7 @@ from service.credits import Credits
 from service.health import Health
 from service.idempotency import Idempotency
 from service.interceptors import Limits, Pipeline
-from service.loop import watch_lag
+from service.loop import spare, watch_lag
 from service.maintenance import Maintenance, jobs
 from service.metrics import Metrics
 from service.passwords import Passwords
@@ -272,6 +272,7 @@ async def serve(
     server = Server(settings, database_url)
     found = http.pages(server.metrics, server.is_ready)
     async with http.showing(found, seen_at), server.serving(address) as port:
+        spare()
         started(port)
         await stop.wait()
         log.info("draining", pause=settings.drain_pause, grace=settings.drain_grace)
