@@ -6,36 +6,45 @@ What every transaction needs is here, once: nothing else in Byline commits.
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
+from asyncpg import InterfaceError, PostgresError
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolWaitError
 
+from storage.dialects.direct import Rows, driver_of, words_of
 from storage.dialects.engine import make_engine
 from storage.dialects.leaving import stop_what_is_left
-from storage.dialects.transactions import autocommit_options, snapshot_options, turns
+from storage.dialects.transactions import AUTOCOMMIT, beginning_of, snapshot_options, turns
 from storage.errors import (
     DatabaseDown,
     LockTimeout,
     PoolTimeout,
     StorageError,
+    meaning_of,
     translate,
 )
 from storage.stack import calling_function
 from storage.usage import COMMIT, Figures, Sent, Wait, begin_run, bound, waiting_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from sqlalchemy import CursorResult, Dialect, Executable
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
     from sqlalchemy.pool import ConnectionPoolEntry
 
-    from storage.usage import Parameters
+    from storage.dialects.postgresql import Connection
+    from storage.usage import Parameters, Run
+
+    # What a statement answered.
+    Result = CursorResult[Any] | Rows
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,8 @@ class PoolState(NamedTuple):
 
 
 _PING = text("SELECT 1")
+# What PostgreSQL's own driver raises.
+DRIVER_ERRORS = (PostgresError, InterfaceError, OSError)
 
 
 @dataclass(slots=True)
@@ -91,6 +102,12 @@ class Session:
     _figures: Figures
     _untouched: bool = field(default=True)
     _failure: StorageError | None = field(default=None)
+    # PostgreSQL's own, which is told itself what begins and ends a transaction.
+    _driver: Connection | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Finds the driver's connection."""
+        self._driver = driver_of(self._connection)
 
     @property
     def dialect(self) -> str:
@@ -102,9 +119,7 @@ class Session:
         """How this database's SQL is written."""
         return self._engine.dialect
 
-    async def execute(
-        self, statement: Executable, parameters: Parameters = None
-    ) -> CursorResult[Any]:
+    async def execute(self, statement: Executable, parameters: Parameters = None) -> Result:
         """Runs one statement and returns its buffered result.
 
         Raises:
@@ -120,7 +135,7 @@ class Session:
         finally:
             self._untouched = False
 
-    async def _execute(self, statement: Executable, parameters: Parameters) -> CursorResult[Any]:
+    async def _execute(self, statement: Executable, parameters: Parameters) -> Result:
         function = calling_function()
         sent = Sent.of(statement, parameters, self._engine.dialect)
         run = begin_run(function, sent)
@@ -128,27 +143,85 @@ class Session:
             use.statements += 1
             use.sent.append(sent)
             try:
-                result = await self._connection.execute(statement, parameters)
-            except DBAPIError as error:
-                if run is not None:
-                    run.tell(error.statement, error.params)
-                self._failure = translate(error)
-                raise self._failure from None
-            except PendingRollbackError:
-                raise DatabaseDown("the connection was lost within the transaction") from None
+                if self._driver is not None:
+                    return await self._send(self._driver, statement, parameters, run)
+                return await self._run(statement, parameters, run)
+            except StorageError as error:
+                self._failure = error
+                raise
+
+    async def _run(
+        self, statement: Executable, parameters: Parameters, run: Run | None
+    ) -> CursorResult[Any]:
+        """Has SQLAlchemy run a statement."""
+        try:
+            result = await self._connection.execute(statement, parameters)
+        except DBAPIError as error:
             if run is not None:
-                run.tell(result.context.statement, result.context.parameters)
-            return result
+                run.tell(error.statement, error.params)
+            raise translate(error) from None
+        except PendingRollbackError:
+            raise DatabaseDown("the connection was lost within the transaction") from None
+        if run is not None:
+            run.tell(result.context.statement, result.context.parameters)
+        return result
+
+    async def _send(
+        self, driver: Connection, statement: Executable, parameters: Parameters, run: Run | None
+    ) -> Result:
+        """Sends a statement to the driver itself where that can be, after what it is to be in."""
+        if self._untouched:
+            for beginning in beginning_of(self._connection.sync_connection):
+                await self._tell(driver, beginning)
+        words = words_of(driver, statement, parameters, self._engine.dialect)
+        if words is None:
+            return await self._run(statement, parameters, run)
+        values = words.values(cast("Mapping[str, Any]", parameters or {}))
+        if run is not None:
+            run.tell(words.sql, values)
+        return await self._from_driver(driver, words.sql, words.send(driver, values))
+
+    async def _tell(self, driver: Connection, frame: str) -> None:
+        """Sends what begins or ends a transaction."""
+        await self._from_driver(driver, frame, driver.execute(frame))
+
+    async def _from_driver(self, driver: Connection, sql: str, answer: Awaitable[Answer]) -> Answer:
+        """Waits for the driver's answer, and gives its connection up with a caller who leaves.
+
+        What a connection is at that has been left, nobody else can know.
+        """
+        try:
+            return await answer
+        except DRIVER_ERRORS as error:
+            if not driver.is_closed():
+                raise meaning_of(error, sql) from None
+            await self._give_up()
+            raise DatabaseDown("the connection was lost") from None
+        except asyncio.CancelledError:
+            await self._connection.invalidate()
+            raise
+
+    async def _give_up(self) -> None:
+        """Has the pool know that the connection is dead, as those may be that are as old."""
+        with suppress(DBAPIError, PendingRollbackError):
+            await self._connection.execute(_PING)
 
     async def _replace_connection(self) -> None:
         await self._connection.invalidate()
         await self._connection.close()
         self._connection = await _connect(self._engine, self._figures)
+        self._driver = driver_of(self._connection)
         self._failure = None
 
     async def close(self) -> None:
         """Gives the connection back, rolled back if a transaction is open on it."""
-        await self._connection.close()
+        driver = self._driver
+        try:
+            if driver is not None and not driver.is_closed() and driver.is_in_transaction():
+                with suppress(StorageError):
+                    await self._tell(driver, "ROLLBACK;")
+        finally:
+            await self._connection.close()
 
 
 class Read(Session):
@@ -178,9 +251,7 @@ class Transaction(Session):
 
     _turn: asyncio.Lock | None = None
 
-    async def execute(
-        self, statement: Executable, parameters: Parameters = None
-    ) -> CursorResult[Any]:
+    async def execute(self, statement: Executable, parameters: Parameters = None) -> Result:
         """Runs one statement and returns its buffered result.
 
         Raises:
@@ -197,7 +268,7 @@ class Transaction(Session):
     async def close(self) -> None:
         """Gives the connection back, rolled back if a transaction is open on it."""
         try:
-            await self._connection.close()
+            await Session.close(self)
         finally:
             if self._turn is not None:
                 self._turn.release()
@@ -205,7 +276,7 @@ class Transaction(Session):
     async def commit(self) -> None:
         """Commits. A cancelled caller waits for the outcome: a commit under way is not stopped."""
         self._ensure_whole()
-        committing = asyncio.ensure_future(self._connection.commit())
+        committing = asyncio.ensure_future(self._commit())
         try:
             with waiting_for(Wait.STATEMENT, self._figures.functions[COMMIT], begin_run(COMMIT)):
                 await asyncio.shield(committing)
@@ -214,6 +285,15 @@ class Transaction(Session):
             if not committing.cancelled():
                 committing.exception()
             raise
+
+    async def _commit(self) -> None:
+        driver = self._driver
+        if driver is not None:
+            if not self._untouched:
+                await self._tell(driver, "COMMIT;")
+            return
+        try:
+            await self._connection.commit()
         except DBAPIError as error:
             raise translate(error) from None
         except PendingRollbackError as error:
@@ -311,10 +391,11 @@ class Database:
         self._engine = make_engine(url, pool)
         self._turn = turns(self._engine)
         self._patience = pool.lock_timeout
-        alone = autocommit_options(self._engine)
-        self._autocommit = self._engine.execution_options(**alone)
+        self._autocommit = self._engine.execution_options(**AUTOCOMMIT)
         self._snapshot = self._engine.execution_options(**snapshot_options(self._engine))
-        self._vital = make_engine(url, replace(pool, size=1, overflow=0)).execution_options(**alone)
+        self._vital = make_engine(url, replace(pool, size=1, overflow=0)).execution_options(
+            **AUTOCOMMIT
+        )
         self._killer = stop_what_is_left(self._engine, self._vital, pool.connect_timeout)
 
     @property

@@ -220,12 +220,17 @@ def translate(error: DBAPIError) -> StorageError:
     """
     if error.connection_invalidated:
         return DatabaseDown("the connection was lost")
-    if error.orig and isinstance(error.orig.__cause__, InvalidCachedStatementError):
-        # A migration changed a type that the statement returns. SQLAlchemy, which keeps the driver
-        # error of all others, has every connection prepare its statements anew.
+    return meaning_of(getattr(error.orig, "driver_exception", None) or error.orig, error.statement)
+
+
+def meaning_of(error: BaseException | None, statement: str | None) -> StorageError:
+    """Returns the storage error that an error of a driver's own means, as `translate` does."""
+    if isinstance(error, InvalidCachedStatementError):
+        # A migration changed a type that the statement returns. Every connection prepares its
+        # statements anew when it meets this.
         return Contention("the schema changed since the statement was prepared")
-    sqlstate, constraint = cause_of(error.orig)
-    kind = type(getattr(error.orig, "driver_exception", None) or error.orig).__name__
+    sqlstate, constraint = cause_of(error)
+    kind = type(error).__name__
     meant = Unexpected(kind) if sqlstate is None else of_sqlstate(sqlstate, constraint)
-    meant.add_note(f"{kind} {constraint} in: {error.statement}")
+    meant.add_note(f"{kind} {constraint} in: {statement}")
     return meant

@@ -39,6 +39,7 @@ PASSED_ON = {"application_name", "timezone"}
 class PooledConnection(Connection):
     """A connection to a pooler. Those who use it need not know."""
 
+    is_direct = False
     # Seconds that a statement outside of transactions may take.
     patience: float | None = None
 

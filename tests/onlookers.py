@@ -19,7 +19,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from storage.dialects import sqlite
 from storage.dialects.sql import CLOCK
-from storage.dialects.transactions import autocommit_options
+from storage.dialects.transactions import AUTOCOMMIT
 from storage.dialects.types import EPOCH, TICK
 from tests.processes import until
 from tests.servers import past_the_pooler
@@ -133,7 +133,7 @@ async def looking_on(url: str) -> AsyncIterator[Onlooker]:
     engine = create_async_engine(past_the_pooler(url), poolclass=NullPool)
     if engine.dialect.name == "sqlite":
         sqlite.introduce(engine)
-        outside_of_transactions = engine.execution_options(**autocommit_options(engine))
+        outside_of_transactions = engine.execution_options(**AUTOCOMMIT)
     else:
         outside_of_transactions = engine.execution_options(isolation_level="AUTOCOMMIT")
     try:

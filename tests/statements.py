@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from asyncpg import PostgresError
 from sqlalchemy import event, inspect, select, text, update
 
+from storage.dialects.postgresql import Connection
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
     from datetime import datetime
 
-    import asyncpg
     from sqlalchemy import CursorResult
     from sqlalchemy.orm import InstrumentedAttribute
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 async def run(db: Database, statement: str, **values: object) -> CursorResult[Any]:
     """Runs a statement that is not Byline's own, in a transaction of its own."""
     async with db.transaction() as tx:
-        return await tx.execute(text(statement), values)
+        # Of what is no statement of SQLAlchemy's own, it is SQLAlchemy that answers.
+        return cast("CursorResult[Any]", await tx.execute(text(statement), values))
 
 
 async def set_moments(
@@ -56,6 +58,36 @@ async def post_counts(db: Database) -> dict[int, int]:
     return dict(sorted(counts.items()))
 
 
+@contextmanager
+def noting(
+    note: Callable[[Connection, str, tuple[Any, ...]], Awaitable[None]],
+    note_failure: Callable[[Connection, str], None] = lambda *_: None,
+) -> Iterator[None]:
+    """Has what PostgreSQL's driver itself is sent noted, before it is, and what fails of it."""
+    originals = {name: getattr(Connection, name) for name in ("fetch", "execute")}
+
+    def noted(name: str) -> Callable[..., Awaitable[Any]]:
+        async def send(connection: Connection, query: str, *values: Any, **options: Any) -> Any:  # noqa: ANN401 - the driver's
+            await note(connection, query, values)
+            try:
+                return await originals[name](connection, query, *values, **options)
+            except PostgresError:
+                note_failure(connection, query)
+                raise
+
+        return send
+
+    for name in originals:
+        setattr(Connection, name, noted(name))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(Connection, name, original)
+
+
+# What ends transactions on PostgreSQL.
+ENDS = ("COMMIT", "ROLLBACK")
 # What begins transactions where it is a statement of Byline's that does.
 BEGINNINGS = ("BEGIN", "START TRANSACTION", "SET TRANSACTION", "PRAGMA query_only")
 
@@ -84,34 +116,34 @@ class Sent:
 async def sent_by(db: Database) -> AsyncIterator[Sent]:
     """Collects what connections that are taken from the pool in the block send.
 
-    The frames are PostgreSQL's alone, and complete when the block has ended.
+    The frames are PostgreSQL's alone.
     """
     sent = Sent()
-    watched: set[asyncpg.Connection[Any]] = set()
+    watched: set[Connection] = set()
 
     def note_statement(*arguments: Any) -> None:  # noqa: ANN401 - as SQLAlchemy calls it
         _, _, statement, values, _, _ = arguments
         if not statement.startswith(BEGINNINGS):
             sent.statements.append(Statement(statement, values))
 
-    def note_frame(query: Any) -> None:  # noqa: ANN401 - asyncpg's LoggedQuery has no type
-        sent.frames.append(query.query)
+    async def note(connection: Connection, query: str, values: tuple[Any, ...]) -> None:
+        if connection not in watched:
+            return
+        if query.startswith((*BEGINNINGS, *ENDS)):
+            sent.frames.append(query)
+        else:
+            sent.statements.append(Statement(query, values))
 
     def watch(_: object, entry: ConnectionPoolEntry, __: PoolProxiedConnection) -> None:
         connection: Any = entry.driver_connection
-        if hasattr(connection, "add_query_logger") and connection not in watched:
-            watched.add(connection)
-            connection.add_query_logger(note_frame)
+        watched.add(connection)
 
     engine = db.engine.sync_engine
     event.listen(engine, "before_cursor_execute", note_statement)
     event.listen(engine.pool, "checkout", watch)
     try:
-        yield sent
-        # The driver tells of a frame in the loop's next round.
-        await asyncio.sleep(0)
+        with noting(note):
+            yield sent
     finally:
         event.remove(engine, "before_cursor_execute", note_statement)
         event.remove(engine.pool, "checkout", watch)
-        for connection in watched:
-            connection.remove_query_logger(note_frame)

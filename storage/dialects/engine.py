@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage import poolers
-from storage.dialects import mysql, sqlite
+from storage.dialects import direct, mysql, sqlite
 from storage.dialects.types import MYSQL_COLLATION
 
 if TYPE_CHECKING:
@@ -65,7 +65,15 @@ def _settings_of_postgresql(pool: PoolConfig) -> dict[str, str]:
 
 
 def _postgresql(pool: PoolConfig) -> dict[str, Any]:
-    return {"connect_args": {"timeout": pool.connect_timeout}}
+    return {
+        "connect_args": {
+            "timeout": pool.connect_timeout,
+            # As many as there are.
+            "statement_cache_size": direct.MOST,
+        },
+        # What begins and ends transactions is sent by the sessions.
+        "isolation_level": "AUTOCOMMIT",
+    }
 
 
 def _mysql(pool: PoolConfig) -> dict[str, Any]:

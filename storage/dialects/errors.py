@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import sqlite3
 
+import asyncpg
+
 UNIQUE_VIOLATION = "23505"
 LOCK_NOT_AVAILABLE = "55P03"
 
@@ -71,11 +73,8 @@ def cause_of(error: BaseException | None) -> tuple[str | None, str]:
     SQLite and MariaDB name a constraint in the error's text alone, which no language or setting
     of theirs changes.
     """
-    driver_error = getattr(error, "driver_exception", None)
-    if driver_error is not None:
-        return getattr(driver_error, "sqlstate", None), (
-            getattr(driver_error, "constraint_name", None) or ""
-        )
+    if isinstance(error, asyncpg.PostgresError):
+        return error.sqlstate, getattr(error, "constraint_name", None) or ""
     text = str(error.args[-1]) if error is not None and error.args else ""
     code = getattr(error, "sqlite_errorcode", None)
     if code is not None:

@@ -24,6 +24,8 @@ STATEMENT_TIMEOUT = "statement_timeout"
 class Connection(driver.Connection):
     """A connection whose transactions keep within the caller's deadline."""
 
+    # Whether it is to the database itself, which keeps what was prepared.
+    is_direct = True
     # What every transaction is told as it begins, in SQL.
     told = ""
     # Milliseconds of LOCK_TIMEOUT and STATEMENT_TIMEOUT that hold without a deadline.

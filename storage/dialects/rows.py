@@ -41,7 +41,6 @@ if TYPE_CHECKING:
         BindParameter,
         ClauseElement,
         ColumnElement,
-        CursorResult,
         Dialect,
         FromClause,
         Insert,
@@ -54,7 +53,7 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.selectable import TableValuedAlias
     from sqlalchemy.types import TypeEngine
 
-    from storage.database import Transaction
+    from storage.database import Result, Transaction
     from storage.models import Base
 
     Dml = Insert | Update | Delete
@@ -180,7 +179,7 @@ async def insert_missing(
     table: type[Base],
     columns: Mapping[InstrumentedAttribute[Any], Sequence[Any]],
     returning: Sequence[InstrumentedAttribute[Any]] = (),
-) -> CursorResult[Any]:
+) -> Result:
     """Adds those of the rows whose unique keys are free, in order, as `adding_missing` does.
 
     Args:

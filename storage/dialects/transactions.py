@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -15,30 +15,24 @@ if TYPE_CHECKING:
 # sends statements around every loan of a connection, and one of them before anybody owns it: a
 # caller who is cancelled there leaves it to the garbage collector.
 BEGIN = "byline_begin"
-_BEGIN = {"mysql": ("START TRANSACTION",), "sqlite": ("PRAGMA query_only = OFF", "BEGIN IMMEDIATE")}
-_AUTOCOMMIT: dict[str, dict[str, Any]] = {
-    "postgresql": {"isolation_level": "AUTOCOMMIT"},
-    "mysql": {BEGIN: ()},
-    "sqlite": {BEGIN: ()},
+_BEGIN = {
+    "postgresql": ("BEGIN;",),
+    "mysql": ("START TRANSACTION",),
+    "sqlite": ("PRAGMA query_only = OFF", "BEGIN IMMEDIATE"),
 }
-_SNAPSHOT: dict[str, dict[str, Any]] = {
-    "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
-    "mysql": {
-        BEGIN: ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "START TRANSACTION READ ONLY")
-    },
+# The execution options under which each statement is on its own.
+AUTOCOMMIT: Mapping[str, Any] = {BEGIN: ()}
+_SNAPSHOT = {
+    "postgresql": ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;",),
+    "mysql": ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "START TRANSACTION READ ONLY"),
     # SQLite has connections that only read, and no such transactions.
-    "sqlite": {BEGIN: ("PRAGMA query_only = ON", "BEGIN")},
+    "sqlite": ("PRAGMA query_only = ON", "BEGIN"),
 }
-
-
-def autocommit_options(engine: AsyncEngine) -> dict[str, Any]:
-    """Returns the execution options under which each statement is on its own."""
-    return _AUTOCOMMIT[engine.dialect.name]
 
 
 def snapshot_options(engine: AsyncEngine) -> dict[str, Any]:
     """Returns the execution options under which all statements see the same state."""
-    return _SNAPSHOT[engine.dialect.name]
+    return {BEGIN: _SNAPSHOT[engine.dialect.name]}
 
 
 def turns(engine: AsyncEngine) -> asyncio.Lock | None:
@@ -46,8 +40,10 @@ def turns(engine: AsyncEngine) -> asyncio.Lock | None:
     return asyncio.Lock() if engine.dialect.name == "sqlite" else None
 
 
-def beginning_of(connection: Connection) -> Sequence[str]:
+def beginning_of(connection: Connection | None) -> Sequence[str]:
     """Returns the statements that begin the transaction that a connection is about to be in."""
+    if connection is None:
+        return ()
     told: Sequence[str] = connection.get_execution_options().get(
         BEGIN, _BEGIN[connection.dialect.name]
     )

@@ -57,7 +57,7 @@ async def test_a_transaction_sends_its_statements_and_two_frames(db: Database) -
         await tx.execute(ONE)
         await tx.execute(ONE)
     assert [statement.text for statement in sent.statements] == ["SELECT 1"] * 2
-    assert sorted(sent.frames) == ["BEGIN;", "COMMIT;"]
+    assert sent.frames == ["BEGIN;", "COMMIT;"]
 
 
 async def test_a_transaction_without_statements_sends_nothing(db: Database) -> None:
@@ -111,7 +111,7 @@ async def test_the_transactions_of_a_unit_are_one(db: Database) -> None:
     async with sent_by(db) as sent, unit(begin):
         await factories.add_user(db)
         await factories.add_user(db)
-    assert sorted(sent.frames) == ["BEGIN;", "COMMIT;"]
+    assert sent.frames == ["BEGIN;", "COMMIT;"]
 
 
 async def test_a_read_after_a_snapshot_and_a_transaction_has_nothing_around_it(

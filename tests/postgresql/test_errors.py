@@ -48,14 +48,18 @@ async def test_a_statement_prepared_for_another_schema_is_one_to_try_again(
     await factories.add_user(db, full_name="Ada")
     names = select(User.full_name)
     async with db.read() as one, db.read() as other:
-        for read in (one, other):
+        for read in (one, other, one, other):
             await read.execute(names)
         async with connected(database_url) as admin:
             await admin.execute("ALTER TABLE users ALTER full_name TYPE text")
-        with pytest.raises(Contention):
-            await one.execute(names)
-        for read in (one, other):
-            assert (await read.execute(names)).scalar_one() == "Ada"
+        # By itself a statement is prepared anew.
+        assert (await other.execute(names)).scalar_one() == "Ada"
+    # The connection that was given back last.
+    with pytest.raises(Contention):
+        async with db.transaction() as tx:
+            await tx.execute(names)
+    async with db.transaction() as tx:
+        assert (await tx.execute(names)).scalar_one() == "Ada"
     await db.close()
 
 

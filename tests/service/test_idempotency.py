@@ -38,12 +38,13 @@ from tests.onlookers import (
 )
 from tests.processes import until
 from tests.service.writes import WRITES, named, send
+from tests.statements import noting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from google.protobuf.message import Message
-    from sqlalchemy import ExceptionContext
+    from sqlalchemy import Connection, ExceptionContext
 
     from tests.clients import Client
     from tests.conftest import Serve
@@ -93,38 +94,62 @@ FOURTH_ATTEMPT = {"postgresql": "SELECT nextval('attempts')", "mysql": "SELECT n
 AT_ONCE, TIMES = 10, 50
 
 
+class Effects:
+    """The transactions of this process that changed something, or tried to, as they commit."""
+
+    def __init__(self) -> None:
+        self.made: list[object] = []
+        self._under_way: WeakKeyDictionary[object, str] = WeakKeyDictionary()
+
+    def note_statement(
+        self, connection: Connection, _: object, statement: str, *__: object
+    ) -> None:
+        self._note(connection.connection.driver_connection, statement)
+
+    def note_commit(self, connection: Connection) -> None:
+        self._note(connection.connection.driver_connection, "COMMIT")
+
+    def note_rollback(self, connection: Connection) -> None:
+        # One that is lost will not commit.
+        if not connection.invalidated:
+            self._note(connection.connection.driver_connection, "ROLLBACK")
+
+    def note_failure(self, failure: ExceptionContext) -> None:
+        # A commit that failed has no statement, either.
+        if failure.statement is None and self.made:
+            self.made.pop()
+
+    async def note_at_driver(self, driver: object, sql: str, _: object) -> None:
+        self._note(driver, sql)
+
+    def note_failure_at_driver(self, _: object, sql: str) -> None:
+        if sql.startswith("COMMIT") and self.made:
+            self.made.pop()
+
+    def _note(self, driver: object, sql: str) -> None:
+        if sql.startswith("COMMIT") and driver in self._under_way:
+            self.made.append(self._under_way.pop(driver))
+        elif sql.startswith("ROLLBACK"):
+            self._under_way.pop(driver, None)
+        elif CHANGE_OF_ROWS.search(sql):
+            self._under_way[driver] = sql
+
+
 @pytest.fixture
 def effects() -> Iterator[list[object]]:
-    """The transactions of this process that changed something, or tried to, as they commit."""
-    made: list[object] = []
-    under_way: WeakKeyDictionary[object, str] = WeakKeyDictionary()
-
-    def note_statement(connection: object, _: object, statement: str, *__: object) -> None:
-        if CHANGE_OF_ROWS.search(statement):
-            under_way[connection] = statement
-
-    def note_commit(connection: object) -> None:
-        if connection in under_way:
-            made.append(under_way.pop(connection))
-
-    def forget(connection: object) -> None:
-        under_way.pop(connection, None)
-
-    def note_failure(failure: ExceptionContext) -> None:
-        # A commit that failed has no statement, either.
-        if failure.statement is None and made:
-            made.pop()
-
-    noting: dict[str, Callable[..., None]] = {
-        "before_cursor_execute": note_statement,
-        "commit": note_commit,
-        "rollback": forget,
-        "handle_error": note_failure,
+    """The transactions that changed something while the test runs."""
+    effects = Effects()
+    noted: dict[str, Callable[..., None]] = {
+        "before_cursor_execute": effects.note_statement,
+        "commit": effects.note_commit,
+        "rollback": effects.note_rollback,
+        "handle_error": effects.note_failure,
     }
-    for name, note in noting.items():
+    for name, note in noted.items():
         event.listen(Engine, name, note)
-    yield made
-    for name, note in noting.items():
+    with noting(effects.note_at_driver, effects.note_failure_at_driver):
+        yield effects.made
+    for name, note in noted.items():
         event.remove(Engine, name, note)
 
 

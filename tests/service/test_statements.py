@@ -21,7 +21,7 @@ from storage.database import Database
 from storage.models import CreditAccount, EntryKind, LedgerEntry, OpenHold, PostTag, Profile
 from tests import factories
 from tests.clients import rpcs
-from tests.statements import BEGINNINGS
+from tests.statements import BEGINNINGS, ENDS, noting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -156,9 +156,14 @@ def statements() -> Iterator[list[str]]:
         if statement != PING and not statement.startswith(BEGINNINGS):
             sent.append(statement)
 
+    async def note_at_driver(_: object, query: str, __: object) -> None:
+        if not query.startswith((*BEGINNINGS, *ENDS)):
+            sent.append(query)
+
     event.listen(SqlEngine, "before_cursor_execute", note)
     try:
-        yield sent
+        with noting(note_at_driver):
+            yield sent
     finally:
         event.remove(SqlEngine, "before_cursor_execute", note)
 

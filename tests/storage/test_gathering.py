@@ -28,11 +28,13 @@ from tests import factories
 from tests.differences import Difference, differs
 from tests.factories import transfer
 from tests.onlookers import end_connections, looking_on, until_waiting_for_a_lock
+from tests.statements import noting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
     from storage.credits import Operation
+    from storage.dialects.postgresql import Connection
     from storage.transfers import TransferRow
 
 
@@ -93,14 +95,22 @@ async def transactions(db: Database) -> AsyncIterator[list[int]]:
     """How many transfers each transaction made that made any, in the order of their commits."""
     made: list[int] = []
 
+    counted = "SELECT count(*) FROM ledger WHERE kind = 'transfer'"
+
     def note(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
-        counted = "SELECT count(*) FROM ledger WHERE kind = 'transfer'"
-        more = connection.exec_driver_sql(counted).scalar_one() - sum(made)
-        if more:
+        add(connection.exec_driver_sql(counted).scalar_one())
+
+    async def note_at_driver(connection: Connection, query: str, _: object) -> None:
+        if query.startswith("COMMIT"):
+            add(await connection.fetchval(counted))
+
+    def add(total: int) -> None:
+        if more := total - sum(made):
             made.append(more)
 
     event.listen(db.engine.sync_engine, "commit", note)
-    yield made
+    with noting(note_at_driver):
+        yield made
     event.remove(db.engine.sync_engine, "commit", note)
 
 
