@@ -29,7 +29,7 @@ from pydantic import TypeAdapter
 
 from bench.measurement import MILLI, BenchError, Measurement
 from bench.processes import cpu_seconds, resident
-from service.loop import run
+from service.loop import run, spare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -237,6 +237,8 @@ async def make(order: Order, go: asyncio.Future[str]) -> Seen:
 
 
 async def _obey() -> None:
+    # What a look at garbage takes would be taken for the server's time.
+    spare()
     lines = asyncio.to_thread(sys.stdin.readline)
     while line := await lines:
         go = asyncio.ensure_future(asyncio.to_thread(sys.stdin.readline))

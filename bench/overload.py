@@ -1,21 +1,23 @@
 """Measures what a server does that is offered more than it can do.
 
 First with an RPC that the database bounds: UpdateUser, which a trigger makes wait for 20 ms, on a
-pool of four connections. Then with the cheapest, GetUser, under the settings that operators get.
-Load comes from processes of its own, by calls that begin when they are due.
+pool of two connections: ten times what those can do is still less than one process can refuse. Then
+with the cheapest, GetUser, under the settings that operators get. Load comes from processes of its
+own, by calls that begin when they are due.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import asyncpg
 from byline.v1 import resources_pb2
@@ -56,7 +58,17 @@ HEALTH = "/grpc.health.v1.Health/Check"
 HEALTH_RATE = 20.0
 # Processes that make load; one more looks at health.
 PROCESSES = 2
-HEADINGS = ("offered", "calls/s", "served/s", "of peak", "p50", "p99", "refused p99", "health p99")
+HEADINGS = (
+    "offered",
+    "calls/s",
+    "served/s",
+    "of peak",
+    "p50",
+    "p99",
+    "refused p99",
+    "by the server",
+    "health p99",
+)
 
 
 class Subject(NamedTuple):
@@ -86,8 +98,8 @@ SUBJECTS = (
     Subject(
         "/byline.v1.UserService/UpdateUser",
         [_renaming(number) for number in range(1, USERS + 1)],
-        ("--pool-size", "4", "--pool-overflow", "0"),
-        in_flight=16,
+        ("--pool-size", "2", "--pool-overflow", "0"),
+        in_flight=8,
         times=(0.5, 1, 2, 4, 10),
     ),
     Subject(
@@ -98,6 +110,22 @@ SUBJECTS = (
         times=(0.5, 0.8, 1, 1.5, 2, 4),
     ),
 )
+
+
+class Seen(NamedTuple):
+    """What came of a load.
+
+    Args:
+        times: what was offered, in parts of what the server can do.
+        calls: as those saw it who called.
+        health: as it was seen meanwhile.
+        refused: milliseconds that each refusal took, by the server's log.
+    """
+
+    times: float
+    calls: Measurement
+    health: Measurement
+    refused: Sequence[float]
 
 
 class Loads(NamedTuple):
@@ -146,7 +174,7 @@ def _measure(subject: Subject, server: Serving, loads: Loads, seconds: float) ->
     # Connections are opened and statements prepared.
     loads.calls.measure(replace(order, seconds=min(1.0, seconds)), server.pid, None)
     can_do = _rate(loads.calls.measure(order, server.pid, None))
-    measured: list[tuple[float, Measurement, Measurement]] = []
+    measured: list[Seen] = []
     with ThreadPoolExecutor() as threads:
         for times in subject.times:
             offered = replace(order, rate=can_do * times)
@@ -157,19 +185,25 @@ def _measure(subject: Subject, server: Serving, loads: Loads, seconds: float) ->
                 in_flight=1,
                 rate=HEALTH_RATE,
             )
-            health = threads.submit(loads.health.measure, watch, server.pid, None)
-            calls = loads.calls.measure(offered, server.pid, None)
-            measured.append((times, calls, health.result()))
+            with (loads.folder / "log").open() as log:
+                log.seek(0, os.SEEK_END)
+                health = threads.submit(loads.health.measure, watch, server.pid, None)
+                calls = loads.calls.measure(offered, server.pid, None)
+                measured.append(Seen(times, calls, health.result(), _refused(log)))
     _print(subject, can_do, measured)
 
 
-def _print(
-    subject: Subject, can_do: float, measured: Sequence[tuple[float, Measurement, Measurement]]
-) -> None:
-    peak = max(can_do, *(_rate(calls) for _, calls, _ in measured))
+def _refused(log: TextIO) -> list[float]:
+    """Returns how many milliseconds the refusals took that a log tells of."""
+    lines = (json.loads(line) for line in log if "RESOURCE_EXHAUSTED" in line)
+    return sorted(line["ms"] for line in lines)
+
+
+def _print(subject: Subject, can_do: float, measured: Sequence[Seen]) -> None:
+    peak = max(can_do, *(_rate(seen.calls) for seen in measured))
     print(f"\n{subject.method}: {can_do:.0f} calls/s with {subject.in_flight} at once\n")
     print(f"| {' | '.join(HEADINGS)} | errors |\n|{' --- |' * (len(HEADINGS) + 1)}")
-    for times, calls, health in measured:
+    for times, calls, health, refused in measured:
         begun = calls.calls + sum(calls.errors.values())
         told = (
             f"{times:g}x",
@@ -179,6 +213,7 @@ def _print(
             f"{calls.quantile(0.5):.1f} ms",
             f"{calls.quantile(0.99):.1f} ms",
             f"{quantile(calls.failures, 0.99):.1f} ms" if calls.failures else "-",
+            f"{quantile(refused, 0.99):.1f} ms" if refused else "-",
             f"{health.quantile(0.99):.1f} ms",
             ", ".join(f"{number} {code}" for code, number in sorted(calls.errors.items())) or "-",
         )

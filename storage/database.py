@@ -213,13 +213,25 @@ class Session:
         self._driver = driver_of(self._connection)
         self._failure = None
 
+    @property
+    def waits_to_close(self) -> bool:
+        """Whether giving the connection back takes a word with the database."""
+        driver = self._driver
+        if driver is None or driver.is_closed() or driver.is_in_transaction():
+            return True
+        pool: Any = self._engine.pool
+        # Those beyond the pool's size are closed.
+        return bool(pool.overflow() > 0)
+
     async def close(self) -> None:
         """Gives the connection back, rolled back if a transaction is open on it."""
         driver = self._driver
         try:
             if driver is not None and not driver.is_closed() and driver.is_in_transaction():
-                with suppress(StorageError):
-                    await self._tell(driver, "ROLLBACK;")
+                await self._tell(driver, "ROLLBACK;")
+        except StorageError:
+            # Whoever has the connection next would be in a transaction of others.
+            await self._connection.invalidate()
         finally:
             await self._connection.close()
 
@@ -518,6 +530,9 @@ def _down(error: StorageError) -> StorageError:
 
 async def _finish(session: Session) -> None:
     """Returns the connection even if the caller is cancelled while it goes back."""
+    if not session.waits_to_close:
+        await session.close()
+        return
     returning = asyncio.ensure_future(session.close())
     try:
         await asyncio.shield(returning)

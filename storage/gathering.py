@@ -17,21 +17,19 @@ from typing import TYPE_CHECKING
 from storage import credits as transfers
 from storage import requests
 from storage.errors import Contention, DatabaseDown, PoolTimeout
+from storage.lull import until_none_comes
 from storage.requests import AlreadyAnswered, Claim, Key
 from storage.transfers import TransferRow
 from storage.usage import Usage, Wait, usage, waiting_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence, Sized
+    from collections.abc import Iterable, Sequence
 
     from storage.credits import Operation
     from storage.database import Database, Transaction
 
 # Transfers that one transaction makes at most: others wait for their accounts meanwhile.
 MOST = 100
-# Turns of the event loop in which nobody comes, if nobody is on the way: gRPC takes a few to hand
-# a call over. No time passes in them but what other calls need.
-TURNS = 16
 # What these say of one transfer, they say of all.
 _OF_ALL = (Contention, DatabaseDown, PoolTimeout)
 
@@ -136,7 +134,7 @@ class Together:
             made: what the transaction before made, whose accounts the lane still has.
         """
         while lane:
-            await _until_none_comes(lane)
+            await until_none_comes(lane, MOST)
             self._leave(lane, made)
             batch = self._take(lane)
             await self._make(batch)
@@ -197,14 +195,6 @@ class Together:
         for waiting in batch:
             if not waiting.outcome.done():
                 await self._make([waiting])
-
-
-async def _until_none_comes(lane: Sized) -> None:
-    """Lets those join who are on the way: the fewer transactions, the sooner all are served."""
-    quiet = 0
-    while quiet < TURNS and (waiting := len(lane)) < MOST:
-        await asyncio.sleep(0)
-        quiet = quiet + 1 if len(lane) == waiting else 0
 
 
 async def _make_all(

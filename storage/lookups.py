@@ -1,8 +1,8 @@
 """Rows that are looked up at once by id are read at once, by one statement.
 
 While a read is under way, the next ones would each take a connection and a statement of their own.
-They wait here instead, and one statement reads the rows of all of them. Whoever comes while nothing
-is under way waits for nothing.
+They wait here instead, and one statement reads the rows of all of them, once nobody else is on the
+way. Whoever comes while nothing is under way waits for nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from storage.errors import NotFound
+from storage.lull import until_none_comes
 from storage.usage import Usage, Wait, usage, waiting_for
 
 if TYPE_CHECKING:
@@ -101,8 +102,12 @@ class Lookups(Generic[Row]):
 
     async def _run(self) -> None:
         """Reads what is waited for, until nothing is."""
-        while self._waiting:
-            batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+        while True:
+            await until_none_comes(self._waiting, MOST)
+            if not self._waiting:
+                break
+            batch = self._waiting[:MOST]
+            del self._waiting[:MOST]
             await self._serve([each for each in batch if not each.found.done()])
         self._is_under_way = False
 
