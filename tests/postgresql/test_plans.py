@@ -138,7 +138,7 @@ async def test_a_search_or_span_is_planned_for_its_values_however_often_it_is_se
     fresh: Database, name: str
 ) -> None:
     pages = [window for window in windows() if not window.order.descending]
-    # PostgreSQL makes up its mind after five. Before, SQLAlchemy prepares one of its own.
+    # PostgreSQL makes up its mind after five. Before, SQLAlchemy may prepare one of its own.
     times = 7
     async with fresh.read() as read:
         for window in pages:
@@ -146,12 +146,12 @@ async def test_a_search_or_span_is_planned_for_its_values_however_often_it_is_se
                 await users.list_page(read, VALUES[name], window)
         kept = await read.execute(
             text(
-                "SELECT count(*), sum(generic_plans), sum(custom_plans)"
-                " FROM pg_prepared_statements WHERE generic_plans + custom_plans = :times"
+                "SELECT count(*), sum(generic_plans)"
+                " FROM pg_prepared_statements WHERE generic_plans + custom_plans >= :times"
             ),
             {"times": times},
         )
-    assert kept.one() == (len(pages), 0, len(pages) * times)
+    assert kept.one() == (len(pages), 0)
 
 
 @pytest.mark.parametrize(

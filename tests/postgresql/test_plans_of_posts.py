@@ -179,7 +179,7 @@ async def test_a_page_is_planned_for_its_values_however_often_it_is_sent(
     fresh: Database, name: str
 ) -> None:
     pages = [window for window in windows("created_at", "title") if not window.order.descending]
-    # PostgreSQL makes up its mind after five. Before, SQLAlchemy prepares one of its own.
+    # PostgreSQL makes up its mind after five. Before, SQLAlchemy may prepare one of its own.
     times = 7
     async with fresh.read() as read:
         for window in pages:
@@ -187,12 +187,12 @@ async def test_a_page_is_planned_for_its_values_however_often_it_is_sent(
                 await page_of(name, window)(read)
         kept = await read.execute(
             text(
-                "SELECT count(*), sum(generic_plans), sum(custom_plans) FROM pg_prepared_statements"
-                " WHERE generic_plans + custom_plans = :times AND statement LIKE '%FROM posts%'"
+                "SELECT count(*), sum(generic_plans) FROM pg_prepared_statements"
+                " WHERE generic_plans + custom_plans >= :times AND statement LIKE '%FROM posts%'"
             ),
             {"times": times},
         )
-    assert kept.one() == (len(pages), 0, len(pages) * times)
+    assert kept.one() == (len(pages), 0)
 
 
 @pytest.mark.parametrize(
