@@ -115,12 +115,14 @@ class Words(NamedTuple):
     binds: tuple[_Bind, ...]
     returns: bool
 
-    def values(self, parameters: Mapping[str, Any]) -> list[Any]:
+    def values(self, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
         """Returns the values of the placeholders."""
-        return [
-            parameters[name] if required else parameters.get(name, value)
-            for name, value, required in self.binds
-        ]
+        return tuple(
+            [
+                parameters[name] if required else parameters.get(name, value)
+                for name, value, required in self.binds
+            ]
+        )
 
     async def send(self, driver: Connection, values: Sequence[Any]) -> Rows:
         """Runs the statement; raises the driver's errors."""
