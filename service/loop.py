@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 # Seconds between looks at how late the loop is.
 LOOK = 0.1
-# Objects made and not dropped before the youngest are looked at, and how many such looks lie between
-# those at the older ones. Calls drop nearly all of theirs by themselves.
+# Objects made and not dropped before the youngest are looked at, and how many such looks lie
+# between those at the older ones. Calls drop nearly all of theirs by themselves.
 GARBAGE = (20_000, 20, 20)
 
 factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop

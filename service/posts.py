@@ -54,9 +54,10 @@ class Posts(PostServiceServicer):
         full = request.view == pb.POST_VIEW_FULL
         async with self._db.read(snapshot=full) as read:
             found = await posts.batch_get(read, request.ids, full=full)
-        messages = {post_id: convert.to_post(row) for post_id, row in found.items()}
-        present, missing = convert.in_order(request.ids, messages)
-        return pb.BatchGetPostsResponse(posts=present, missing_ids=missing)
+        present, missing = convert.in_order(request.ids, found)
+        response = pb.BatchGetPostsResponse(missing_ids=missing)
+        convert.add_posts(response.posts, present)
+        return response
 
     async def ListPosts(self, request: pb.ListPostsRequest, _: Context) -> pb.ListPostsResponse:
         """Returns a page of posts."""
@@ -65,10 +66,9 @@ class Posts(PostServiceServicer):
         full = request.view == pb.POST_VIEW_FULL
         async with self._db.read(snapshot=full) as read:
             page = await posts.list_page(read, where, window, full=full)
-        return pb.ListPostsResponse(
-            posts=map(convert.to_post, page.rows),
-            next_page_token=pagination.token(page.next, request),
-        )
+        response = pb.ListPostsResponse(next_page_token=pagination.token(page.next, request))
+        convert.add_posts(response.posts, page.rows)
+        return response
 
     async def CountPosts(self, request: pb.CountPostsRequest, _: Context) -> pb.CountPostsResponse:
         """Counts posts."""
