@@ -26,7 +26,7 @@ class Posts(PostServiceServicer):
     def __init__(self, database: Database) -> None:
         self._db = database
         self._summaries = Lookups(database, "post", posts.batch_get)
-        self._posts = Lookups(database, "post", partial(posts.batch_get, full=True), snapshot=True)
+        self._posts = Lookups(database, "post", partial(posts.batch_get, full=True))
 
     async def CreatePost(self, request: pb.CreatePostRequest, _: Context) -> pb.CreatePostResponse:
         """Makes a post."""
@@ -52,7 +52,7 @@ class Posts(PostServiceServicer):
     ) -> pb.BatchGetPostsResponse:
         """Returns posts by id."""
         full = request.view == pb.POST_VIEW_FULL
-        async with self._db.read(snapshot=full) as read:
+        async with self._db.read() as read:
             found = await posts.batch_get(read, request.ids, full=full)
         present, missing = convert.in_order(request.ids, found)
         response = pb.BatchGetPostsResponse(missing_ids=missing)
@@ -64,7 +64,7 @@ class Posts(PostServiceServicer):
         where = convert.from_post_filter(request.filter)
         window = pagination.window(request)
         full = request.view == pb.POST_VIEW_FULL
-        async with self._db.read(snapshot=full) as read:
+        async with self._db.read() as read:
             page = await posts.list_page(read, where, window, full=full)
         response = pb.ListPostsResponse(next_page_token=pagination.token(page.next, request))
         convert.add_posts(response.posts, page.rows)
