@@ -14,9 +14,10 @@ from storage.models import Role
 from storage.users import Key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from google.protobuf.field_mask_pb2 import FieldMask
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer as Messages
     from google.protobuf.message import Message
 
     from storage.posts import PostRow
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from storage.tags import TagRow
     from storage.users import UserRow
 
-Resource = TypeVar("Resource", resources_pb2.User, resources_pb2.Post)
+Row = TypeVar("Row")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _NEVER = datetime.min.replace(tzinfo=UTC)
 _LAST = datetime.max.replace(tzinfo=UTC)
+_SECONDS_PER_DAY = 86_400
+_MICROSECONDS_PER_SECOND = 1_000_000
 _NANOS_PER_SECOND = 1_000_000_000
 _NANOS_PER_MICROSECOND = 1_000
 
@@ -43,58 +45,104 @@ _ROLES = {number: role for role, number in _ROLE_MESSAGES.items()}
 
 def to_user(row: UserRow, more: authors.Recent | None = None) -> resources_pb2.User:
     """Returns the message of a user, with what the full view adds if it is given."""
-    message = resources_pb2.User(
-        id=row.id,
-        email=row.email,
-        username=row.username,
-        full_name=row.full_name,
-        role=_ROLE_MESSAGES[row.role],
-        is_active=row.is_active,
-        etag=to_etag(row.updated_at),
-        profile=None if row.profile is None else to_profile(row.profile),
-    )
-    set_timestamp(message.created_at, row.created_at)
-    set_timestamp(message.updated_at, row.updated_at)
-    if more is not None:
-        message.post_count = more.counts.get(row.id, 0)
-        message.newest_posts.extend(map(to_post, more.newest.get(row.id, ())))
+    message = resources_pb2.User()
+    _fill_user(message, row, more)
     return message
 
 
 def to_profile(row: ProfileRow) -> resources_pb2.Profile:
     """Returns the message of a profile."""
-    return resources_pb2.Profile(
-        user_id=row.user_id,
-        bio=row.bio,
-        avatar_url=row.avatar_url,
-        etag=to_etag(row.updated_at),
-    )
+    message = resources_pb2.Profile()
+    _fill_profile(message, row)
+    return message
 
 
 def to_post(row: PostRow) -> resources_pb2.Post:
     """Returns the message of a post, with what was loaded of it."""
-    message = resources_pb2.Post(
-        id=row.id,
-        author_id=row.author_id,
-        title=row.title,
-        content=row.content,
-        published=row.published,
-        etag=to_etag(row.updated_at),
-        author=None if row.author is None else to_user(row.author),
-        tags=map(to_tag, row.tags),
-    )
-    set_timestamp(message.created_at, row.created_at)
-    set_timestamp(message.updated_at, row.updated_at)
-    if row.published_at is not None:
-        set_timestamp(message.published_at, row.published_at)
+    message = resources_pb2.Post()
+    _fill_post(message, row)
     return message
 
 
 def to_tag(row: TagRow) -> resources_pb2.Tag:
     """Returns the message of a tag."""
-    return resources_pb2.Tag(
-        id=row.id, name=row.name, post_count=row.post_count, etag=to_etag(row.updated_at)
-    )
+    message = resources_pb2.Tag()
+    _fill_tag(message, row)
+    return message
+
+
+def add_users(
+    messages: Messages[resources_pb2.User],
+    rows: Iterable[UserRow],
+    more: authors.Recent | None = None,
+) -> None:
+    """Adds the messages of users to those of a response, with what the full view adds if given."""
+    for row in rows:
+        _fill_user(messages.add(), row, more)
+
+
+def add_posts(messages: Messages[resources_pb2.Post], rows: Iterable[PostRow]) -> None:
+    """Adds the messages of posts to those of a response."""
+    for row in rows:
+        _fill_post(messages.add(), row)
+
+
+def add_tags(messages: Messages[resources_pb2.Tag], rows: Iterable[TagRow]) -> None:
+    """Adds the messages of tags to those of a response."""
+    for row in rows:
+        _fill_tag(messages.add(), row)
+
+
+# A message is filled where it is to be: one that is given to another is copied there.
+
+
+def _fill_user(message: resources_pb2.User, row: UserRow, more: authors.Recent | None) -> None:
+    message.id = row.id
+    message.email = row.email
+    message.username = row.username
+    if row.full_name is not None:
+        message.full_name = row.full_name
+    message.role = _ROLE_MESSAGES[row.role]
+    message.is_active = row.is_active
+    set_timestamp(message.created_at, row.created_at)
+    set_timestamp(message.updated_at, row.updated_at)
+    message.etag = to_etag(row.updated_at)
+    if row.profile is not None:
+        _fill_profile(message.profile, row.profile)
+    if more is not None:
+        message.post_count = more.counts.get(row.id, 0)
+        add_posts(message.newest_posts, more.newest.get(row.id, ()))
+
+
+def _fill_profile(message: resources_pb2.Profile, row: ProfileRow) -> None:
+    message.user_id = row.user_id
+    message.bio = row.bio
+    message.avatar_url = row.avatar_url
+    message.etag = to_etag(row.updated_at)
+
+
+def _fill_post(message: resources_pb2.Post, row: PostRow) -> None:
+    message.id = row.id
+    message.author_id = row.author_id
+    message.title = row.title
+    message.content = row.content
+    message.published = row.published
+    set_timestamp(message.created_at, row.created_at)
+    set_timestamp(message.updated_at, row.updated_at)
+    message.etag = to_etag(row.updated_at)
+    if row.published_at is not None:
+        set_timestamp(message.published_at, row.published_at)
+    if row.author is not None:
+        _fill_user(message.author, row.author, None)
+    add_tags(message.tags, row.tags)
+
+
+def _fill_tag(message: resources_pb2.Tag, row: TagRow) -> None:
+    message.id = row.id
+    message.name = row.name
+    if row.post_count is not None:
+        message.post_count = row.post_count
+    message.etag = to_etag(row.updated_at)
 
 
 def to_statistics(row: authors.Statistics) -> users_pb2.GetUserStatisticsResponse:
@@ -116,13 +164,16 @@ def to_timestamp(moment: datetime) -> Timestamp:
 
 def set_timestamp(message: Timestamp, moment: datetime) -> None:
     """Writes a moment where it is to be, which costs less than a message that is copied there."""
-    message.seconds, microseconds = divmod((moment - _EPOCH) // _MICROSECOND, 1_000_000)
-    message.nanos = microseconds * _NANOS_PER_MICROSECOND
+    since = moment - _EPOCH
+    message.seconds = since.days * _SECONDS_PER_DAY + since.seconds
+    message.nanos = since.microseconds * _NANOS_PER_MICROSECOND
 
 
 def to_etag(updated_at: datetime) -> str:
     """Returns the etag of a row that last changed at this moment."""
-    return f"{(updated_at - _EPOCH) // _MICROSECOND:x}"
+    since = updated_at - _EPOCH
+    seconds = since.days * _SECONDS_PER_DAY + since.seconds
+    return f"{seconds * _MICROSECONDS_PER_SECOND + since.microseconds:x}"
 
 
 def from_etag(etag: str) -> datetime | None:
@@ -229,7 +280,7 @@ def _created(
     return after, before
 
 
-def in_order(ids: Sequence[int], found: Mapping[int, Resource]) -> tuple[list[Resource], list[int]]:
+def in_order(ids: Sequence[int], found: Mapping[int, Row]) -> tuple[list[Row], list[int]]:
     """Returns what was found in the order asked, and the ids of what was not, each once."""
     missing = dict.fromkeys(each for each in ids if each not in found)
     return [found[each] for each in ids if each in found], list(missing)

@@ -26,7 +26,7 @@ class Posts(PostServiceServicer):
     def __init__(self, database: Database) -> None:
         self._db = database
         self._summaries = Lookups(database, "post", posts.batch_get)
-        self._posts = Lookups(database, "post", partial(posts.batch_get, full=True), snapshot=True)
+        self._posts = Lookups(database, "post", partial(posts.batch_get, full=True))
 
     async def CreatePost(self, request: pb.CreatePostRequest, _: Context) -> pb.CreatePostResponse:
         """Makes a post."""
@@ -52,23 +52,23 @@ class Posts(PostServiceServicer):
     ) -> pb.BatchGetPostsResponse:
         """Returns posts by id."""
         full = request.view == pb.POST_VIEW_FULL
-        async with self._db.read(snapshot=full) as read:
+        async with self._db.read() as read:
             found = await posts.batch_get(read, request.ids, full=full)
-        messages = {post_id: convert.to_post(row) for post_id, row in found.items()}
-        present, missing = convert.in_order(request.ids, messages)
-        return pb.BatchGetPostsResponse(posts=present, missing_ids=missing)
+        present, missing = convert.in_order(request.ids, found)
+        response = pb.BatchGetPostsResponse(missing_ids=missing)
+        convert.add_posts(response.posts, present)
+        return response
 
     async def ListPosts(self, request: pb.ListPostsRequest, _: Context) -> pb.ListPostsResponse:
         """Returns a page of posts."""
         where = convert.from_post_filter(request.filter)
         window = pagination.window(request)
         full = request.view == pb.POST_VIEW_FULL
-        async with self._db.read(snapshot=full) as read:
+        async with self._db.read() as read:
             page = await posts.list_page(read, where, window, full=full)
-        return pb.ListPostsResponse(
-            posts=map(convert.to_post, page.rows),
-            next_page_token=pagination.token(page.next, request),
-        )
+        response = pb.ListPostsResponse(next_page_token=pagination.token(page.next, request))
+        convert.add_posts(response.posts, page.rows)
+        return response
 
     async def CountPosts(self, request: pb.CountPostsRequest, _: Context) -> pb.CountPostsResponse:
         """Counts posts."""

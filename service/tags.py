@@ -28,7 +28,9 @@ class Tags(TagServiceServicer):
         """Makes tags, or finds them."""
         async with self._db.transaction() as tx:
             rows = await tags.create(tx, request.names)
-        return pb.CreateTagsResponse(tags=map(convert.to_tag, rows))
+        response = pb.CreateTagsResponse()
+        convert.add_tags(response.tags, rows)
+        return response
 
     async def GetTag(self, request: pb.GetTagRequest, _: Context) -> pb.GetTagResponse:
         """Returns one tag."""
@@ -42,10 +44,9 @@ class Tags(TagServiceServicer):
         window = pagination.window(request, default="name")
         async with self._db.read() as read:
             page = await tags.list_page(read, request.prefix, window)
-        return pb.ListTagsResponse(
-            tags=map(convert.to_tag, page.rows),
-            next_page_token=pagination.token(page.next, request),
-        )
+        response = pb.ListTagsResponse(next_page_token=pagination.token(page.next, request))
+        convert.add_tags(response.tags, page.rows)
+        return response
 
     async def UpdateTag(self, request: pb.UpdateTagRequest, _: Context) -> pb.UpdateTagResponse:
         """Renames a tag."""

@@ -74,9 +74,10 @@ class Users(UserServiceServicer):
         async with self._reading(request.view) as read:
             found = await users.batch_get(read, request.ids, profile=_with_profile(request.view))
             more = await _more(read, request.view, found.values())
-        messages = {user_id: convert.to_user(row, more) for user_id, row in found.items()}
-        present, missing = convert.in_order(request.ids, messages)
-        return pb.BatchGetUsersResponse(users=present, missing_ids=missing)
+        present, missing = convert.in_order(request.ids, found)
+        response = pb.BatchGetUsersResponse(missing_ids=missing)
+        convert.add_users(response.users, present, more)
+        return response
 
     async def ListUsers(self, request: pb.ListUsersRequest, _: Context) -> pb.ListUsersResponse:
         """Returns a page of users."""
@@ -85,10 +86,9 @@ class Users(UserServiceServicer):
         async with self._reading(request.view) as read:
             page = await users.list_page(read, where, window, profile=_with_profile(request.view))
             more = await _more(read, request.view, page.rows)
-        return pb.ListUsersResponse(
-            users=(convert.to_user(row, more) for row in page.rows),
-            next_page_token=pagination.token(page.next, request),
-        )
+        response = pb.ListUsersResponse(next_page_token=pagination.token(page.next, request))
+        convert.add_users(response.users, page.rows, more)
+        return response
 
     async def CountUsers(self, request: pb.CountUsersRequest, _: Context) -> pb.CountUsersResponse:
         """Counts users."""
@@ -184,10 +184,9 @@ class Users(UserServiceServicer):
         async with self._reading(request.view) as read:
             page = await users.list_page(read, where, window, profile=_with_profile(request.view))
             more = await _more(read, request.view, page.rows)
-        return pb.ListAuthorsResponse(
-            users=(convert.to_user(row, more) for row in page.rows),
-            next_page_token=pagination.token(page.next, request),
-        )
+        response = pb.ListAuthorsResponse(next_page_token=pagination.token(page.next, request))
+        convert.add_users(response.users, page.rows, more)
+        return response
 
     def _reading(self, view: pb.UserView.ValueType) -> AbstractAsyncContextManager[Read]:
         """A read whose statements agree, where the view takes more than one."""

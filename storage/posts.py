@@ -184,7 +184,7 @@ async def get(read: Session, post_id: int, *, full: bool = True) -> PostRow:
 
 
 async def batch_get(read: Session, ids: Sequence[int], *, full: bool = False) -> dict[int, PostRow]:
-    """Returns those of the posts that there are, by id: one statement, two in full."""
+    """Returns those of the posts that there are, by id, in one statement."""
     rows = await _load(read, _find_all(full=full), {"ids": ids}, full=full)
     return {row.id: row for row in rows}
 
@@ -192,7 +192,7 @@ async def batch_get(read: Session, ids: Sequence[int], *, full: bool = False) ->
 async def list_page(
     read: Session, where: Filter, window: keyset.Window, *, full: bool = False
 ) -> keyset.Page[PostRow]:
-    """Returns a page of the posts that match: one statement, two in full, one more by tag.
+    """Returns a page of the posts that match: one statement, one more by tag.
 
     On SQLite it is one more for a search, too.
 
@@ -309,25 +309,16 @@ async def _load(
     *,
     full: bool,
 ) -> list[PostRow]:
-    """Reads posts as their summary or, with their tags in a statement of their own, in full."""
+    """Reads posts as their summary or in full."""
     selected = (await read.execute(statement, parameters)).all()
-    if not full:
-        return [to_summary(row) for row in selected]
-    found = await tags.of_posts(read, [row[0] for row in selected])
-    behind = _WIDTH + 1
-    return [
-        PostRow._make(
-            (*row[:behind], users.UserRow(*row[behind:]), found.get(row[0], ())),
-        )
-        for row in selected
-    ]
+    return list(map(_to_full if full else to_summary, selected))
 
 
 @cache
 def _find_all(*, full: bool) -> Select[*tuple[Any, ...]]:
     """Selects the posts with some ids."""
     found = (_WITH_CONTENT if full else _SUMMARY).where(is_one_of(Post.id, "ids"))
-    return _with_authors(found) if full else found
+    return _in_full(found) if full else found
 
 
 @lru_cache(keyset.SHAPES)
@@ -342,7 +333,7 @@ def _page(
     elif where.author_id is not None and window.order.field != "title":
         within = Post.author_id
     page = keyset.paged(matching, window, columns, within=within)
-    return _with_authors(page, window) if full else page
+    return _in_full(page, window) if full else page
 
 
 @cache
@@ -369,29 +360,36 @@ def _change(
     return statement.values({**values, Post.updated_at: stamp})
 
 
-def _with_authors(
+def _in_full(
     statement: Select[*tuple[Any, ...]], window: keyset.Window | None = None
 ) -> Select[*tuple[Any, ...]]:
-    """Joins the authors to selected posts: none is read for a post that is not among them.
+    """Adds content, authors and tags to selected posts: none is read for a post not among them.
 
     Args:
         statement: selects the posts.
         window: how they are sorted, if they are.
     """
     posts = statement.add_columns(Post.title_key).subquery()
-    columns = (*COLUMNS, Post.content)
-    joined = select(*(posts.c[column.key] for column in columns), *users.COLUMNS).join_from(
+    of_post = (*(posts.c[column.key] for column in (*COLUMNS, Post.content)), *users.COLUMNS)
+    found = select(*of_post, tags.of_post(posts.c.id)).join_from(
         posts, User, User.id == posts.c.author_id
     )
     if window is None:
-        return joined
+        return found
     order = {field: posts.c[column.key] for field, column in _ORDER_COLUMNS.items()}
-    return joined.order_by(*keyset.order_by(window.order, order))
+    return found.order_by(*keyset.order_by(window.order, order))
 
 
 def to_summary(row: Sequence[Any]) -> PostRow:
     """Reads a row of `_SUMMARY`."""
     return PostRow(*row)
+
+
+def _to_full(row: Sequence[Any]) -> PostRow:
+    """Reads a row of a statement that is `_in_full`."""
+    *columns, found = row
+    author = users.UserRow(*columns[_WIDTH + 1 :])
+    return PostRow._make((*columns[: _WIDTH + 1], author, tags.read_of_post(found)))
 
 
 async def _told(read: Session, where: Filter, found: Search) -> dict[str, Any] | None:

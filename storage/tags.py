@@ -11,6 +11,7 @@ from sqlalchemy import update as sql_update
 
 from storage import keyset
 from storage.casefold import fold
+from storage.dialects.nested import rows_of
 from storage.dialects.rows import insert_missing
 from storage.dialects.sql import changed_at, is_one_of, joined_count, looked_up_by
 from storage.errors import NotFound, Stale
@@ -18,6 +19,8 @@ from storage.models import PostTag, Tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from sqlalchemy import ColumnElement
 
     from storage.database import Session, Transaction
 
@@ -54,12 +57,6 @@ _LOCK = looked_up_by(
     .order_by(Tag.name_key)
     .with_for_update(read=True, key_share=True),
     Tag,
-)
-_OF_POSTS = (
-    select(PostTag.post_id, *_COLUMNS)
-    .join(Tag, Tag.id == PostTag.tag_id)
-    .where(is_one_of(PostTag.post_id, "post_ids"))
-    .order_by(Tag.name_key)
 )
 _NAMED = select(Tag.id).where(is_one_of(Tag.name_key, "names"))
 _OF_POST = sql_delete(PostTag).where(PostTag.post_id == bindparam("post"))
@@ -224,12 +221,15 @@ async def replace(tx: Transaction, post_id: int, names: Sequence[str]) -> int:
     return gone + await attach(tx, post_id, names)
 
 
-async def of_posts(read: Session, post_ids: Sequence[int]) -> dict[int, list[TagRow]]:
-    """Returns the tags of each post that has any, by name, in one statement."""
-    tags: dict[int, list[TagRow]] = {}
-    for row in (await read.execute(_OF_POSTS, {"post_ids": post_ids})).all():
-        tags.setdefault(row[0], []).append(_to_row(row[1:]))
-    return tags
+def of_post(post_id: ColumnElement[int]) -> ColumnElement[list[list[Any]]]:
+    """The tags of each post that is selected, as one column; `read_of_post` reads it."""
+    found = select(Tag).join(PostTag, PostTag.tag_id == Tag.id).where(PostTag.post_id == post_id)
+    return rows_of(found, (Tag.name_key, *_COLUMNS))
+
+
+def read_of_post(value: list[list[Any]]) -> list[TagRow]:
+    """Reads a column that is `of_post`: the tags by name."""
+    return [TagRow(tag_id, name, updated_at) for _, tag_id, name, updated_at in sorted(value)]
 
 
 def _by_name(first: str, window: keyset.Window) -> Select[*tuple[Any, ...]]:

@@ -50,6 +50,7 @@ def test_every_field_of_a_user_is_filled() -> None:
     assert (message.post_count, [post.id for post in message.newest_posts]) == (21, [5])
     assert (message.id, message.email, message.username) == (7, "ada@example.com", "ada")
     assert (message.full_name, message.role, message.is_active) == ("Ada", 2, True)
+    assert (message.etag, message.profile.user_id) == (convert.to_etag(MOMENT), 7)
     assert (message.created_at, message.updated_at.ToDatetime(UTC)) == (Timestamp(), MOMENT)
 
 

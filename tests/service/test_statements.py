@@ -65,7 +65,7 @@ READS = [
     *(
         Read(f"PostService.{rpc}", view, number)
         for rpc in ("BatchGetPosts", "ListPosts")
-        for view, number in {"": 1, "SUMMARY": 1, "FULL": 2}.items()
+        for view, number in {"": 1, "SUMMARY": 1, "FULL": 1}.items()
     ),
     Read("UserService.ListUserPostCounts", "", 1),
     Read("TagService.ListTags", "", 1),

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import update
 
 from storage import posts, tags
 from storage.errors import AlreadyExists, NotFound, Stale
@@ -211,7 +212,7 @@ async def test_a_post_that_is_given_a_tag_while_it_is_deleted_is_given_a_new_one
     after = await giving
     assert [tag.id > before.tags[0].id for tag in after.tags] == [True]
     async with db.read() as read:
-        assert (await posts.get(read, before.id)).tags == ()
+        assert (await posts.get(read, before.id)).tags == []
 
 
 async def test_a_tag_that_is_deleted_while_a_post_is_given_it_goes_after_that(
@@ -226,7 +227,7 @@ async def test_a_tag_that_is_deleted_while_a_post_is_given_it_goes_after_that(
     await removing
     assert [each.id for each in after.tags] == [tag.id]
     async with db.read() as read:
-        assert (await posts.get(read, post.id)).tags == ()
+        assert (await posts.get(read, post.id)).tags == []
     assert await names_of(db) == []
 
 
@@ -236,15 +237,28 @@ async def test_the_tags_of_posts_come_by_name_and_only_of_those_that_have_any(
     first = await factories.add_post(db, tags=["b", "C", "a", "\u00e9"])
     second = await factories.add_post(db, tags=["b"])
     bare = await factories.add_post(db)
-    async with sent_by(db) as sent, db.read() as read:
-        found = await tags.of_posts(read, [first.id, second.id, bare.id, 2**62])
-        assert await tags.of_posts(read, []) == {}
-    assert {post_id: [tag.name for tag in of] for post_id, of in found.items()} == {
+    async with db.read() as read:
+        found = await posts.batch_get(read, [first.id, second.id, bare.id], full=True)
+    assert {post_id: [tag.name for tag in post.tags] for post_id, post in found.items()} == {
         first.id: ["a", "b", "C", "\u00e9"],
         second.id: ["b"],
+        bare.id: [],
     }
-    assert found[first.id][1] == found[second.id][0]
-    assert len(sent.statements) == 2
+    assert found[first.id].tags[1] == found[second.id].tags[0]
+
+
+@pytest.mark.parametrize("microsecond", [0, 1, 500_000, 999_999])
+async def test_a_tag_of_a_post_is_as_it_is_by_itself(db: Database, microsecond: int) -> None:
+    names = ['"', "'", "\\", "\\n", "[1, 2]", "null", "\N{OWL}", "a\u2028b", "a\u0300"]
+    post = await factories.add_post(db, tags=names)
+    moment = datetime(1969, 12, 31, 23, 59, 59, microsecond, UTC)
+    async with db.transaction() as tx:
+        await tx.execute(update(Tag).values(updated_at=moment))
+        found = (await posts.get(tx, post.id)).tags
+        alone = [await tags.get(tx, Key("id", tag.id)) for tag in found]
+    assert sorted(tag.name for tag in found) == sorted(names)
+    assert list(found) == [tag._replace(post_count=None) for tag in alone]
+    assert {tag.updated_at for tag in found} == {moment}
 
 
 # get and find_id
