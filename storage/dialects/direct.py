@@ -2,11 +2,12 @@
 
 SQLAlchemy writes a statement once, and lends the connection. What it would do besides, each time it
 is run, costs twice what the driver takes. It still does it where there is no such driver, or where
-the driver does not take values and give rows as they are.
+the driver does not take values as they are.
 """
 
 from __future__ import annotations
 
+from collections import namedtuple
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +16,7 @@ from sqlalchemy import Boolean, Numeric
 from sqlalchemy.dialects.postgresql import ARRAY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Dialect, Executable
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -109,11 +110,16 @@ class Words(NamedTuple):
         sql: its text, with numbered placeholders.
         binds: what these stand for.
         returns: whether it answers with rows.
+        make: makes a row of the values of its columns.
+        readings: by the place of a column, what makes its values of the driver's, where that is
+            to be done.
     """
 
     sql: str
     binds: tuple[_Bind, ...]
     returns: bool
+    make: Callable[[list[Any]], Any]
+    readings: Mapping[int, Callable[[Any], Any]]
 
     def values(self, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
         """Returns the values of the placeholders."""
@@ -128,11 +134,18 @@ class Words(NamedTuple):
         """Runs the statement; raises the driver's errors."""
         if self.returns:
             rows = await driver.fetch(self.sql, *values, record_class=Row)
-            return Rows(rows, len(rows))
+            return Rows(self._read(rows) if self.readings else rows, len(rows))
         status = await driver.execute(self.sql, *values)
         # "UPDATE 1"
         changed = status.rpartition(" ")[2]
         return Rows((), int(changed) if changed.isdigit() else -1)
+
+    def _read(self, rows: Sequence[Row]) -> Sequence[Any]:
+        read = [list(row) for row in rows]
+        for at, reading in self.readings.items():
+            for row in read:
+                row[at] = reading(row[at])
+        return [self.make(row) for row in read]
 
 
 class _Known:
@@ -199,12 +212,23 @@ def _words_of(
         or compiled.update_prefetch
         or any(bind.callable for bind in listed)
         or not all(_takes_as_it_is(bind.type, dialect) for bind in listed)
-        or not all(_gives_as_it_is(column.type, dialect) for column in selected)
+        # SQLAlchemy decides by what the database says it is.
+        or any(isinstance(column.type, Numeric) for column in selected)
     )
     if has_more_to_do:
         return None
     told = tuple(_Bind(bind.key, bind.value, bind.required) for bind in listed)
-    return Words(str(compiled), told, returns=bool(selected))
+    names = [str(column.key) for column in selected]
+    processors = (
+        column.type.dialect_impl(dialect).result_processor(dialect, None) for column in selected
+    )
+    return Words(
+        str(compiled),
+        told,
+        returns=bool(selected),
+        make=namedtuple("Row", names, rename=True)._make,  # type: ignore[attr-defined] # noqa: PYI024 - known when it is run
+        readings={at: each for at, each in enumerate(processors) if each is not None},
+    )
 
 
 def _takes_as_it_is(kind: TypeEngine[Any], dialect: Dialect) -> bool:
@@ -213,9 +237,3 @@ def _takes_as_it_is(kind: TypeEngine[Any], dialect: Dialect) -> bool:
     if isinstance(item, Boolean):
         return True  # SQLAlchemy would see to it that it is one, as the driver does
     return item.dialect_impl(dialect).bind_processor(dialect) is None
-
-
-def _gives_as_it_is(kind: TypeEngine[Any], dialect: Dialect) -> bool:
-    if isinstance(kind, Numeric):
-        return False  # SQLAlchemy decides by what the database says it is
-    return kind.dialect_impl(dialect).result_processor(dialect, None) is None

@@ -683,7 +683,8 @@ async def test_a_list_goes_on_after_a_row_that_is_gone(db: Database) -> None:
 async def test_a_post_that_waits_for_a_tag_keeps_nobody_from_other_posts_of_its_author(
     db: Database, shared_url: str
 ) -> None:
-    post = await factories.add_post(db)
+    # MariaDB locks up to the tag that is next to the one that is waited for.
+    post = await factories.add_post(db, tags=["xx"])
 
     def write(*names: str) -> asyncio.Future[PostRow]:
         return asyncio.ensure_future(
