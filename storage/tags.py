@@ -13,7 +13,13 @@ from storage import keyset
 from storage.casefold import fold
 from storage.dialects.nested import rows_of
 from storage.dialects.rows import insert_missing
-from storage.dialects.sql import changed_at, is_one_of, joined_count, looked_up_by
+from storage.dialects.sql import (
+    changed_at,
+    is_looked_up,
+    is_one_of,
+    joined_count,
+    looked_up_by,
+)
 from storage.errors import NotFound, Stale
 from storage.models import PostTag, Tag
 
@@ -223,7 +229,8 @@ async def replace(tx: Transaction, post_id: int, names: Sequence[str]) -> int:
 
 def of_post(post_id: ColumnElement[int]) -> ColumnElement[list[list[Any]]]:
     """The tags of each post that is selected, as one column; `read_of_post` reads it."""
-    found = select(Tag).join(PostTag, PostTag.tag_id == Tag.id).where(PostTag.post_id == post_id)
+    of_its = is_looked_up(Tag.id, PostTag.tag_id)
+    found = select(Tag).join(PostTag, of_its).where(PostTag.post_id == post_id)
     return rows_of(found, (Tag.name_key, *_COLUMNS))
 
 
