@@ -41,7 +41,6 @@ class Lookups(Generic[Row]):
         database: where the rows are.
         resource: what they are called in the singular, for errors: `user`.
         batch_get: reads those of some rows that there are, by id.
-        snapshot: whether it takes several statements, which are to agree.
     """
 
     def __init__(
@@ -49,13 +48,10 @@ class Lookups(Generic[Row]):
         database: Database,
         resource: str,
         batch_get: Callable[[Read, Sequence[int]], Awaitable[Mapping[int, Row]]],
-        *,
-        snapshot: bool = False,
     ) -> None:
         self._database = database
         self._resource = resource
         self._batch_get = batch_get
-        self._snapshot = snapshot
         # What the read that is under way has used.
         self._use = Usage()
         self._waiting: list[_Waiting[Row]] = []
@@ -134,5 +130,5 @@ class Lookups(Generic[Row]):
     async def _read(self, ids: Sequence[int]) -> Mapping[int, Row]:
         use = usage.get(None)
         self._use = Usage() if use is None else use
-        async with self._database.read(snapshot=self._snapshot) as read:
+        async with self._database.read() as read:
             return await self._batch_get(read, ids)

@@ -88,6 +88,8 @@ def _mysql(pool: PoolConfig) -> dict[str, Any]:
         "collation_connection": f"'{MYSQL_COLLATION}'",
         # A statement sees what was committed before it, as on PostgreSQL.
         "tx_isolation": "'READ-COMMITTED'",
+        # Of what JSON_ARRAYAGG gives too, which it cuts off there: the tags of a post in full.
+        "group_concat_max_len": "16777216",
     }
     return {
         "connect_args": {
