@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     Call = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
-# Seconds that an answer may take.
+# Seconds that an answer may take, where nothing else is said.
 DEADLINE = 60.0
 # The wire type of a text, and the length of a UUID's.
 TEXT, UUID_LENGTH = 2, 36
@@ -55,6 +55,7 @@ class Order:
         rate: calls a second of an open loop, as if many callers made them who know nothing of one
             another; None for a closed loop.
         request_id: the number of the field that every request gets a UUID in; 0 for none.
+        timeout: seconds after which a caller leaves.
     """
 
     address: str
@@ -64,6 +65,7 @@ class Order:
     seconds: float
     rate: float | None = None
     request_id: int = 0
+    timeout: float = DEADLINE
 
 
 @dataclass(slots=True)
@@ -194,7 +196,7 @@ class _Calls:
         if self._naming:
             request += self._naming + str(uuid4()).encode()
         try:
-            answer = await self._call(request, timeout=DEADLINE)
+            answer = await self._call(request, timeout=self._order.timeout)
         except grpc.aio.AioRpcError as error:
             self.seen.errors[error.code().name] += 1
             self.seen.failures.append((time.perf_counter() - due) * MILLI)

@@ -1,0 +1,91 @@
+"""Measures whether a server's memory grows over a million calls, many of which callers give up.
+
+Most of them read a user; then some change one, move credits, and read pages; and in a storm callers
+leave before they are answered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from itertools import cycle
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from bench import databases
+from bench.load import Order, loading, save
+from bench.measurement import MIB, BenchError
+from bench.processes import byline, resident, serving
+from bench.scenarios import IN_FLIGHT, SCENARIOS, World
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SIZES = databases.Sizes(users=1_000, posts=5_000)
+# Scenarios by turns, and seconds after which callers leave, None if they stay. A storm's are about
+# what a call takes.
+TURNS: Sequence[tuple[str, float | None]] = (
+    ("get-user", None),
+    ("update-user", None),
+    ("get-user", None),
+    ("transfer", None),
+    ("get-user", 0.03),
+    ("get-user", None),
+    ("list-users", None),
+    ("get-user", None),
+    ("update-user", 0.08),
+    ("get-user", None),
+)
+# Of all calls, how many come before the first look at the memory: caches fill with them.
+WARMING = 0.1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints the memory again and again, and returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.memory", description=main.__doc__)
+    parser.add_argument("--calls", type=int, default=1_000_000, help="in all [1000000]")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each turn [10]")
+    parser.add_argument("--cache", type=Path, default=Path(".bench"), help="of databases [.bench]")
+    options = parser.parse_args(arguments)
+    try:
+        with TemporaryDirectory() as name:
+            _measure(Path(name), options.cache, options.calls, options.seconds)
+    except BenchError as error:
+        print(f"bench.memory: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _measure(folder: Path, cache: Path, most: int, seconds: float) -> None:
+    """Makes calls, and prints what the server has resident, and by how much it grew at the end."""
+    scenarios = {each.name: each for each in SCENARIOS}
+    world = World(*SIZES, deep="")
+    for name in {name for name, _ in TURNS}:
+        save(scenarios[name].requests(world), folder / name)
+    with (
+        databases.seeded("postgresql", cache, folder, SIZES) as database,
+        serving(folder / "log", byline(database.url)) as server,
+        loading(2) as load,
+    ):
+        made = failed = first = 0
+        print("| calls | of which failed | resident |\n| --- | --- | --- |")
+        for name, patience in cycle(TURNS):
+            order = Order(server.address, scenarios[name].method, folder / name, IN_FLIGHT, seconds)
+            if patience is not None:
+                order = replace(order, timeout=patience)
+            seen = load.measure(order, server.pid, None)
+            failed += sum(seen.errors.values())
+            made += seen.calls + sum(seen.errors.values())
+            memory = resident(server.pid)
+            if not first and made > most * WARMING:
+                first = memory
+            print(f"| {made:,} | {failed:,} | {memory / MIB:.1f} MiB |", flush=True)
+            if made >= most:
+                print(f"grew by {memory / first - 1:.2%} since the first tenth of the calls")
+                return
+
+
+if __name__ == "__main__":
+    sys.exit(main())
