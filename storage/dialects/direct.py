@@ -8,8 +8,8 @@ the driver does not take values as they are.
 from __future__ import annotations
 
 from collections import namedtuple
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from asyncpg import Record
 from sqlalchemy import Boolean, Numeric
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
 
     from storage.dialects.postgresql import Connection
+    from storage.usage import Parameters
 
-    Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
-
-# Statements whose words are kept. Byline has some hundred, with all that pages are asked for.
+# Statements that a connection keeps prepared. Byline has some hundred, with all that is asked of
+# pages.
 MOST = 1000
 # Which time it is that a statement comes again.
 AGAIN = 2
@@ -185,12 +185,18 @@ def words_of(
     if not driver.is_direct or not (parameters is None or isinstance(parameters, dict)):
         return None
     columns = tuple(parameters) if parameters else None
-    return _known(statement, columns, dialect).words(statement, columns, dialect)
+    forms = _known.setdefault(dialect, WeakKeyDictionary()).setdefault(statement, {})
+    known = forms.get(columns)
+    if known is None:
+        known = forms[columns] = _Known()
+    return known.words(statement, columns, dialect)
 
 
-@lru_cache(MOST)
-def _known(statement: Executable, columns: tuple[str, ...] | None, dialect: Dialect) -> _Known:  # noqa: ARG001 - what it is known by
-    return _Known()
+# By the names of its parameters, for as long as somebody has the statement: there are as many of
+# those that are made for a call as there are calls.
+_known: WeakKeyDictionary[
+    Dialect, WeakKeyDictionary[Executable, dict[tuple[str, ...] | None, _Known]]
+] = WeakKeyDictionary()
 
 
 def _words_of(
