@@ -195,7 +195,9 @@ def _unpack(archive: Path, where: Path) -> None:
     """Unpacks an archive beside its place and moves it there whole, whoever else does the same."""
     making = where.with_name(f"making-{os.getpid()}")
     with tarfile.open(archive) as tar:
-        tar.extractall(making, filter="data")
+        # The first releases of Python 3.11 know no filters.
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
+        tar.extractall(making)  # noqa: S202 - by the filter
     try:
         making.rename(where)
     except OSError:

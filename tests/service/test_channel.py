@@ -52,13 +52,18 @@ class Connection:
         """Connects as every client of HTTP/2 does."""
         made = cls(*await asyncio.open_connection("127.0.0.1", port))
         made._writer.write(PREFACE)
-        made.send(SETTINGS)
+        made.send(SETTINGS, b"")
         return made
 
-    def send(self, kind: int, payload: bytes = b"") -> None:
-        """Sends a frame that is about the whole connection."""
-        header = len(payload).to_bytes(3) + bytes([kind, 0]) + bytes(4)
-        self._writer.write(header + payload)
+    def send(self, kind: int, *payloads: bytes) -> None:
+        """Sends frames that are about the whole connection, all at once.
+
+        What is sent once the server has closed hides what it said before.
+        """
+        frames = (
+            len(payload).to_bytes(3) + bytes([kind, 0]) + bytes(4) + payload for payload in payloads
+        )
+        self._writer.write(b"".join(frames))
 
     async def next(self, kind: int) -> Frame:
         """Passes over all frames of other kinds, and over acknowledgements."""
@@ -121,8 +126,7 @@ async def test_a_client_that_pings_without_end_is_cut_off(
     settings: Settings, database_url: str
 ) -> None:
     async with connected(settings, database_url, min_ping_interval=10) as connection:
-        for number in range(10):
-            connection.send(PING, number.to_bytes(8))
+        connection.send(PING, *(number.to_bytes(8) for number in range(10)))
         ended = await connection.next(GOAWAY)
         assert ended.error == ENHANCE_YOUR_CALM
         assert b"too_many_pings" in ended.payload
