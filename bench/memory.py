@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from bench import databases
-from bench.load import Order, loading, save
+from bench.load import DEADLINE, Order, loading, save
 from bench.measurement import MIB, BenchError
 from bench.processes import byline, resident, serving
 from bench.scenarios import IN_FLIGHT, SCENARIOS, World
@@ -24,19 +23,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SIZES = databases.Sizes(users=1_000, posts=5_000)
-# Scenarios by turns, and seconds after which callers leave, None if they stay. A storm's are about
-# what a call takes.
-TURNS: Sequence[tuple[str, float | None]] = (
-    ("get-user", None),
-    ("update-user", None),
-    ("get-user", None),
-    ("transfer", None),
+# Scenarios by turns, and seconds after which callers leave. A storm's are about what a call takes.
+TURNS = (
+    ("get-user", DEADLINE),
+    ("update-user", DEADLINE),
+    ("get-user", DEADLINE),
+    ("transfer", DEADLINE),
     ("get-user", 0.03),
-    ("get-user", None),
-    ("list-users", None),
-    ("get-user", None),
+    ("get-user", DEADLINE),
+    ("list-users", DEADLINE),
+    ("get-user", DEADLINE),
     ("update-user", 0.08),
-    ("get-user", None),
+    ("get-user", DEADLINE),
 )
 # Of all calls, how many come before the first look at the memory: caches fill with them.
 WARMING = 0.1
@@ -72,12 +70,12 @@ def _measure(folder: Path, cache: Path, most: int, seconds: float) -> None:
         made = failed = first = 0
         print("| calls | of which failed | resident |\n| --- | --- | --- |")
         for name, patience in cycle(TURNS):
-            order = Order(server.address, scenarios[name].method, folder / name, IN_FLIGHT, seconds)
-            if patience is not None:
-                order = replace(order, timeout=patience)
+            method, requests = scenarios[name].method, folder / name
+            order = Order(server.address, method, requests, IN_FLIGHT, seconds, timeout=patience)
             seen = load.measure(order, server.pid, None)
-            failed += sum(seen.errors.values())
-            made += seen.calls + sum(seen.errors.values())
+            left = sum(seen.errors.values())
+            failed += left
+            made += seen.calls + left
             memory = resident(server.pid)
             if not first and made > most * WARMING:
                 first = memory
