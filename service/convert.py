@@ -165,15 +165,19 @@ def to_timestamp(moment: datetime) -> Timestamp:
 def set_timestamp(message: Timestamp, moment: datetime) -> None:
     """Writes a moment where it is to be, which costs less than a message that is copied there."""
     since = moment - _EPOCH
-    message.seconds = since.days * _SECONDS_PER_DAY + since.seconds
+    message.seconds = _seconds(since)
     message.nanos = since.microseconds * _NANOS_PER_MICROSECOND
 
 
 def to_etag(updated_at: datetime) -> str:
     """Returns the etag of a row that last changed at this moment."""
     since = updated_at - _EPOCH
-    seconds = since.days * _SECONDS_PER_DAY + since.seconds
-    return f"{seconds * _MICROSECONDS_PER_SECOND + since.microseconds:x}"
+    return f"{_seconds(since) * _MICROSECONDS_PER_SECOND + since.microseconds:x}"
+
+
+def _seconds(since: timedelta) -> int:
+    """The whole seconds of a span."""
+    return since.days * _SECONDS_PER_DAY + since.seconds
 
 
 def from_etag(etag: str) -> datetime | None:

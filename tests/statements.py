@@ -86,10 +86,10 @@ def noting(
             setattr(Connection, name, original)
 
 
-# What ends transactions on PostgreSQL.
-ENDS = ("COMMIT", "ROLLBACK")
 # What begins transactions where it is a statement of Byline's that does.
 BEGINNINGS = ("BEGIN", "START TRANSACTION", "SET TRANSACTION", "PRAGMA query_only")
+# And what ends them, on PostgreSQL.
+FRAMES = (*BEGINNINGS, "COMMIT", "ROLLBACK")
 
 
 class Statement(NamedTuple):
@@ -129,7 +129,7 @@ async def sent_by(db: Database) -> AsyncIterator[Sent]:
     async def note(connection: Connection, query: str, values: tuple[Any, ...]) -> None:
         if connection not in watched:
             return
-        if query.startswith((*BEGINNINGS, *ENDS)):
+        if query.startswith(FRAMES):
             sent.frames.append(query)
         else:
             sent.statements.append(Statement(query, values))

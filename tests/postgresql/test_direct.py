@@ -10,7 +10,7 @@ from sqlalchemy import bindparam, func, insert, literal, select, update
 from storage.dialects.direct import AGAIN, Row
 from storage.models import Tag, User
 from tests import factories
-from tests.statements import noting
+from tests.statements import FRAMES, noting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +52,7 @@ async def sent_to_driver(db: Database, statement: Callable[[], Any], **values: o
 
     async def note(_: object, query: str, __: object) -> None:
         nonlocal sent
-        sent += not query.startswith(("BEGIN", "COMMIT"))
+        sent += not query.startswith(FRAMES)
 
     with noting(note):
         for _ in range(3):

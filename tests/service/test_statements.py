@@ -21,7 +21,7 @@ from storage.database import Database
 from storage.models import CreditAccount, EntryKind, LedgerEntry, OpenHold, PostTag, Profile
 from tests import factories
 from tests.clients import rpcs
-from tests.statements import BEGINNINGS, ENDS, noting
+from tests.statements import BEGINNINGS, FRAMES, noting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -157,7 +157,7 @@ def statements() -> Iterator[list[str]]:
             sent.append(statement)
 
     async def note_at_driver(_: object, query: str, __: object) -> None:
-        if not query.startswith((*BEGINNINGS, *ENDS)):
+        if not query.startswith(FRAMES):
             sent.append(query)
 
     event.listen(SqlEngine, "before_cursor_execute", note)
