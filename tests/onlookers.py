@@ -226,10 +226,15 @@ async def locked_table(url: str, table: str) -> AsyncIterator[None]:
             yield
 
 
+def in_turn(url: str) -> int:
+    """How many callers in this process wait to begin a transaction: those of one writer's file."""
+    return len(_beginning.get(_file_of(url), ())) if _is_file(url) else 0
+
+
 async def until_waiting_for_a_lock(url: str, *, callers: int = 1) -> None:
     """Waits until so many callers of Bylines wait for locks that somebody else holds."""
     if _is_file(url):
-        await until(lambda: len(_beginning[_file_of(url)]) >= callers)
+        await until(lambda: in_turn(url) >= callers)
         return
     async with looking_on(url) as onlooker:
 
@@ -242,7 +247,7 @@ async def until_waiting_for_a_lock(url: str, *, callers: int = 1) -> None:
 async def until_nobody_waits(url: str) -> None:
     """Waits until no Byline waits for a lock."""
     if _is_file(url):
-        await until(lambda: not _beginning.get(_file_of(url), 0))
+        await until(lambda: not in_turn(url))
         return
     await _until_none(url, _WAITING)
 

@@ -27,7 +27,8 @@ from storage.requests import AlreadyAnswered, Claim, Key, claim_of_call
 from tests import factories
 from tests.differences import Difference, differs
 from tests.factories import transfer
-from tests.onlookers import end_connections, looking_on, until_waiting_for_a_lock
+from tests.onlookers import end_connections, in_turn, looking_on, until_waiting_for_a_lock
+from tests.processes import until
 from tests.statements import noting
 
 if TYPE_CHECKING:
@@ -265,10 +266,7 @@ async def under_way(
             both = [begin(together, transfer(a, b, each), each) for each in (1, 2)]
             locking = asyncio.create_task(stack.enter_async_context(in_the_way(db, b)))
             # It comes before theirs: it has the account, or on SQLite waits for its turn.
-            in_turn = asyncio.create_task(until_waiting_for_a_lock(url, callers=2))
-            await asyncio.wait([locking, in_turn], return_when=asyncio.FIRST_COMPLETED)
-            in_turn.cancel()
-            await asyncio.wait([in_turn])
+            await until(lambda: locking.done() or in_turn(url) == 2)
         await asyncio.gather(first, locking)
         await until_waiting_for_a_lock(url)
         yield both
