@@ -37,7 +37,7 @@ class Posts(PostServiceServicer):
             published=request.published,
             tags=request.tags,
         )
-        async with self._db.transaction() as tx:
+        async with self._db.transaction(single=True) as tx:
             row = await posts.create(tx, new)
         return pb.CreatePostResponse(post=convert.to_post(row))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, select, update
+from sqlalchemy import BigInteger, func, select, update
 
+from storage.dialects.at_once import in_time
 from storage.dialects.rows import given, rows_given
 from storage.dialects.sql import is_one_of_any_length, looked_up_by
 from storage.models import CreditAccount, User
@@ -48,21 +49,50 @@ class Account:
 
 # Read beside it, so that the user is not locked.
 _IS_ACTIVE = select(User.is_active).where(User.id == CreditAccount.user_id).scalar_subquery()
+_ACCOUNTS = select(
+    CreditAccount.user_id,
+    CreditAccount.available,
+    CreditAccount.held,
+    _IS_ACTIVE.label("is_active"),
+).order_by(CreditAccount.user_id)
 _LOCK = looked_up_by(
     "PRIMARY",
-    select(
-        CreditAccount.user_id,
-        CreditAccount.available,
-        CreditAccount.held,
-        _IS_ACTIVE.label("is_active"),
-    )
-    .where(is_one_of_any_length(CreditAccount.user_id, "user_ids"))
-    .order_by(CreditAccount.user_id)
-    .with_for_update(of=CreditAccount, key_share=True),
+    _ACCOUNTS.where(is_one_of_any_length(CreditAccount.user_id, "user_ids")).with_for_update(
+        of=CreditAccount, key_share=True
+    ),
     CreditAccount,
 )
 
 _CHANGES = rows_given("changes", user_id=BigInteger(), available=BigInteger(), held=BigInteger())
+
+
+def can_change() -> ColumnElement[bool]:
+    """Locks the accounts of `changes_of`, and tells whether all are as most are.
+
+    PostgreSQL: they are there, nobody else has locked them, their users are active, none holds
+    credits, and each has enough and room enough for what it is changed by.
+    """
+    changes = select(_CHANGES).cte("wanted")
+    ids = select(changes.c.user_id)
+    locked = (
+        _ACCOUNTS.where(CreditAccount.user_id.in_(ids), in_time())
+        .with_for_update(of=CreditAccount, key_share=True, skip_locked=True)
+        .cte("locked")
+    )
+    fit = (
+        select(func.count())
+        .select_from(locked)
+        .join(changes, changes.c.user_id == locked.c.user_id)
+        .where(
+            locked.c.is_active,
+            locked.c.held == 0,
+            changes.c.held == 0,
+            # No sum, which might be more than can be counted.
+            locked.c.available >= -changes.c.available,
+            locked.c.available <= MOST - func.greatest(changes.c.available, 0),
+        )
+    )
+    return fit.scalar_subquery() == select(func.count()).select_from(changes).scalar_subquery()
 
 
 def change_balances(moment: ColumnElement[datetime]) -> Update:

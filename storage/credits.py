@@ -11,13 +11,16 @@ from sqlalchemy import (
     Interval,
     String,
     bindparam,
+    exists,
     func,
     insert,
     select,
 )
 
 from storage import accounts, holds
-from storage.dialects.rows import Together, given, rows_given
+from storage.accounts import Account
+from storage.dialects.at_once import AtOnce, moment_by_then
+from storage.dialects.rows import Together, as_one, given, rows_given
 from storage.dialects.sql import moment_in, present_moment
 from storage.errors import (
     InactiveUser,
@@ -33,7 +36,6 @@ from storage.transfers import State, TransferRow
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from storage.accounts import Account
     from storage.database import Session, Transaction
     from storage.dialects.rows import Changes, Source
 
@@ -108,12 +110,13 @@ _NEW = rows_given(
 )
 
 
-def _make(source: Source, *, hold: bool) -> Changes:
+def _make(source: Source, *, hold: bool = False, at_once: bool = False) -> Changes:
     """Writes transfers down and changes the balances.
 
     Args:
         source: names what a change returns.
         hold: whether there are holds among the transfers.
+        at_once: whether the accounts are locked by it too, and nothing is done unless all is well.
     """
     entry = {
         LedgerEntry.kind: _NEW.c.kind,
@@ -122,15 +125,20 @@ def _make(source: Source, *, hold: bool) -> Changes:
         LedgerEntry.amount: _NEW.c.amount,
         LedgerEntry.memo: _NEW.c.memo,
         LedgerEntry.expires_at: moment_in(_NEW.c.lifetime),
-        LedgerEntry.created_at: present_moment(),
+        LedgerEntry.created_at: moment_by_then() if at_once else present_moment(),
     }
+    entries = select(*entry.values())
+    if at_once:
+        entries = entries.where(accounts.can_change())
     made = source(
         "made",
         insert(LedgerEntry)
-        .from_select(list(entry), select(*entry.values()))
+        .from_select(list(entry), entries)
         .returning(*LedgerEntry.__table__.columns),
     )
     changed = accounts.change_balances(select(func.max(made.c.created_at)).scalar_subquery())
+    if at_once:
+        changed = changed.where(exists(select(made.c.id)))
     # Ids are given in the order of the rows.
     result = select(made.c.id, made.c.created_at, made.c.expires_at).order_by(made.c.id)
     if not hold:
@@ -147,8 +155,9 @@ def _make(source: Source, *, hold: bool) -> Changes:
     return [changed, opening], result
 
 
-_MAKE = Together(partial(_make, hold=False))
+_MAKE = Together(_make)
 _MAKE_WITH_HOLDS = Together(partial(_make, hold=True))
+_MAKE_AT_ONCE = AtOnce(as_one(partial(_make, at_once=True)))
 
 
 async def get_balance(read: Session, user_id: int) -> Balance:
@@ -174,6 +183,8 @@ async def make(tx: Transaction, operation: Operation) -> TransferRow:
         InsufficientCredits: when the sender has too little available.
         Overflow: when the receiver would have more than can be counted.
     """
+    if operation.kind is not EntryKind.HOLD and (made := await _make_at_once(tx, operation)):
+        return made
     (outcome,) = await make_all(tx, [operation])
     if isinstance(outcome, StorageError):
         raise outcome
@@ -230,25 +241,45 @@ def _book(locked: Mapping[int, Account], operation: Operation) -> StorageError |
     return None
 
 
+async def _make_at_once(tx: Transaction, operation: Operation) -> TransferRow | None:
+    """Makes what is no hold between accounts that are as most are, or else nothing."""
+    changes = [Account(each, 0, 0, is_active=True) for each in operation.users]
+    changes[-1].add(available=operation.amount)
+    for sender in changes[:-1]:
+        sender.add(available=-operation.amount)
+    told = _told(tx, [operation]) | accounts.changes_of(tx, changes)
+    rows = await _MAKE_AT_ONCE.execute(tx, told)
+    return _to_rows([operation], rows)[0] if rows else None
+
+
 async def _write(
     tx: Transaction, accepted: Sequence[Operation], locked: Mapping[int, Account]
 ) -> list[TransferRow]:
     """Writes down what was booked."""
     if not accepted:
         return []
-    new = given(
-        tx,
-        _NEW,
-        kind=[each.kind for each in accepted],
-        from_user_id=[each.from_user_id for each in accepted],
-        to_user_id=[each.to_user_id for each in accepted],
-        amount=[each.amount for each in accepted],
-        memo=[each.memo for each in accepted],
-        lifetime=[each.lifetime for each in accepted],
-    )
     with_holds = any(each.kind is EntryKind.HOLD for each in accepted)
     make = _MAKE_WITH_HOLDS if with_holds else _MAKE
-    rows: Sequence[Any] = await make.execute(tx, new | accounts.changes_of(tx, locked.values()))
+    told = _told(tx, accepted) | accounts.changes_of(tx, locked.values())
+    return _to_rows(accepted, await make.execute(tx, told))
+
+
+def _told(tx: Transaction, operations: Sequence[Operation]) -> dict[str, Any]:
+    """Returns the parameters that are the transfers."""
+    return given(
+        tx,
+        _NEW,
+        kind=[each.kind for each in operations],
+        from_user_id=[each.from_user_id for each in operations],
+        to_user_id=[each.to_user_id for each in operations],
+        amount=[each.amount for each in operations],
+        memo=[each.memo for each in operations],
+        lifetime=[each.lifetime for each in operations],
+    )
+
+
+def _to_rows(operations: Sequence[Operation], rows: Sequence[Any]) -> list[TransferRow]:
+    """Reads what writing transfers down answered."""
     return [
         TransferRow(
             transfer_id,
@@ -261,5 +292,5 @@ async def _write(
             expires_at,
             State.PENDING if each.kind is EntryKind.HOLD else State.SETTLED,
         )
-        for each, (transfer_id, created_at, expires_at) in zip(accepted, rows, strict=True)
+        for each, (transfer_id, created_at, expires_at) in zip(operations, rows, strict=True)
     ]

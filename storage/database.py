@@ -32,7 +32,7 @@ from storage.stack import calling_function
 from storage.usage import COMMIT, Figures, Sent, Wait, begin_run, bound, waiting_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from sqlalchemy import CursorResult, Dialect, Executable
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -113,6 +113,11 @@ class Session:
     def dialect(self) -> str:
         """Which kind of database this is: `postgresql`, `mysql` or `sqlite`."""
         return self._engine.dialect.name
+
+    @property
+    def driver(self) -> Connection | None:
+        """PostgreSQL's own connection; None on the others."""
+        return self._driver
 
     @property
     def sql_dialect(self) -> Dialect:
@@ -262,6 +267,27 @@ class Transaction(Session):
     """
 
     _turn: asyncio.Lock | None = None
+    is_single: bool = False
+    _is_over: bool = False
+
+    async def at_once(self, statement: Executable, parameters: Parameters) -> Sequence[Any]:
+        """Runs a statement that does all there is to do, and returns its rows; none if it did not.
+
+        By itself, if that was said to be all: without BEGIN and COMMIT around it, and nothing may
+        follow. A connection that is dead is found out before, since what is sent on one might have
+        been done.
+
+        Raises:
+            StorageError: as `storage.errors.translate` says.
+        """
+        driver = self._driver if self.is_single and self._untouched else None
+        if driver is None or not driver.is_direct or driver.has_news:
+            return (await self.execute(statement, parameters)).all()
+        self._untouched = False
+        rows = (await self._execute(statement, parameters)).all()
+        self._is_over = bool(rows)
+        self._untouched = not rows
+        return rows
 
     async def execute(self, statement: Executable, parameters: Parameters = None) -> Result:
         """Runs one statement and returns its buffered result.
@@ -270,6 +296,8 @@ class Transaction(Session):
             StorageError: as `storage.errors.translate` says, or again that of a statement before.
         """
         self._ensure_whole()
+        if self._is_over:
+            raise RuntimeError("the transaction was said to be one call of storage, and is over")
         return await Session.execute(self, statement, parameters)
 
     async def driver_connection(self) -> Any:  # noqa: ANN401 - the driver's, whatever it is
@@ -299,6 +327,8 @@ class Transaction(Session):
             raise
 
     async def _commit(self) -> None:
+        if self._is_over:
+            return
         driver = self._driver
         if driver is not None:
             if not self._untouched:
@@ -422,10 +452,14 @@ class Database:
         return PoolState(self._most, pool.checkedin() + pool.checkedout(), pool.checkedout())
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
+    async def transaction(self, *, single: bool = False) -> AsyncIterator[Transaction]:
         """Opens a transaction that commits when the block ends and rolls back when it raises.
 
         Within a `unit`, the block is a part of the unit's transaction.
+
+        Args:
+            single: says that the block calls storage once. Where that is one statement, it takes
+                one round trip, and what the block raises after it does not undo it.
 
         Raises:
             PoolTimeout: when no connection comes free in time.
@@ -438,6 +472,7 @@ class Database:
                 yield tx
             return
         tx = await self._opened()
+        tx.is_single = single
         try:
             yield tx
             await tx.commit()

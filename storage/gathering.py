@@ -63,7 +63,7 @@ class Alone:
     async def make(self, operation: Operation, answer: Answer) -> TransferRow:  # noqa: ARG002 - as the other takes
         """Makes a transfer; raises what `storage.credits.make` does."""
         self.batches[1] += 1
-        async with self._database.transaction() as tx:
+        async with self._database.transaction(single=True) as tx:
             return await transfers.make(tx, operation)
 
     async def close(self) -> None:

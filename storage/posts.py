@@ -16,6 +16,7 @@ from sqlalchemy import (
     not_,
     null,
     select,
+    true,
 )
 from sqlalchemy import (
     delete as sql_delete,
@@ -26,6 +27,7 @@ from sqlalchemy import (
 
 from storage import keyset, tags, users
 from storage.casefold import fold
+from storage.dialects.at_once import AtOnce
 from storage.dialects.rows import named, new_values
 from storage.dialects.search import Way, containing, search
 from storage.dialects.sql import (
@@ -135,6 +137,31 @@ _WITH_CONTENT: Select[*tuple[Any, ...]] = select(*COLUMNS, Post.content)
 _INSERT = insert(Post).returning(*COLUMNS)
 _INSERT_PUBLISHED = insert(Post).values({Post.published_at: clock()}).returning(*COLUMNS)
 
+
+def _create() -> Select[*tuple[Any, ...]]:
+    """Adds a post, if its author and all of its tags are there, and tells it in full."""
+    values: dict[Any, Any] = new_values(
+        Post, ["author_id", "title", "title_key", "content", "published"]
+    )
+    values[Post.published_at] = case((values[Post.published], clock()))
+    author, found = users.locked_now(values[Post.author_id]), tags.locked_now()
+    are_all = select(func.count()).select_from(found).scalar_subquery() == bindparam("tags")
+    post = (
+        insert(Post)
+        .from_select(list(values), select(*values.values()).select_from(author).where(are_all))
+        .returning(*COLUMNS, Post.content)
+        .cte("post")
+    )
+    links = {PostTag.post_id: post.c.id, PostTag.tag_id: found.c.id}
+    linked = insert(PostTag).from_select(
+        list(links), select(*links.values()).join_from(post, found, true())
+    )
+    told = select(*post.c, *author.c, tags.all_of(found)).select_from(post).join(author, true())
+    return told.add_cte(linked.cte())
+
+
+_CREATE = AtOnce(_create())
+
 _PLANNED_FOR_ITS_VALUES = planned_for_its_values(Post)
 
 _ORDER_COLUMNS: Mapping[str, InstrumentedAttribute[Any]] = {
@@ -155,9 +182,6 @@ async def create(tx: Transaction, new: NewPost) -> PostRow:
     Raises:
         NotFound: when there is no such author.
     """
-    author = await users.get_for_key_share(tx, new.author_id)
-    # Before the post, since adding that locks the author's count: tags may have to be waited for.
-    found = await tags.ensure(tx, new.tags)
     values = {
         "author_id": new.author_id,
         "title": new.title,
@@ -165,6 +189,12 @@ async def create(tx: Transaction, new: NewPost) -> PostRow:
         "content": new.content,
         "published": new.published,
     }
+    keys = list(tags.by_key(new.tags))
+    for row in await _CREATE.execute(tx, named(values) | {"keys": keys, "tags": len(keys)}):
+        return _to_full(row)
+    author = await users.get_for_key_share(tx, new.author_id)
+    # Before the post, since adding that locks the author's count: tags may have to be waited for.
+    found = await tags.ensure(tx, new.tags)
     row = (await tx.execute(_INSERT_PUBLISHED if new.published else _INSERT, values)).one()
     post = to_summary(row)._replace(content=new.content, author=author)
     await tags.link(tx, post.id, found)

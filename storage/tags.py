@@ -26,7 +26,7 @@ from storage.models import PostTag, Tag
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import CTE, ColumnElement
 
     from storage.database import Session, Transaction
 
@@ -56,12 +56,10 @@ _POST_COUNT = (
 )
 _COUNTED = select(*_COLUMNS, _POST_COUNT)
 
+_WITH_KEYS = select(Tag.name_key, *_COLUMNS).where(is_one_of(Tag.name_key, "keys"))
 _LOCK = looked_up_by(
     "uq_tags_name_key",
-    select(Tag.name_key, *_COLUMNS)
-    .where(is_one_of(Tag.name_key, "keys"))
-    .order_by(Tag.name_key)
-    .with_for_update(read=True, key_share=True),
+    _WITH_KEYS.order_by(Tag.name_key).with_for_update(read=True, key_share=True),
     Tag,
 )
 _NAMED = select(Tag.id).where(is_one_of(Tag.name_key, "names"))
@@ -81,6 +79,14 @@ def key_of(name: str) -> str:
     return fold(name.strip())
 
 
+def by_key(names: Iterable[str]) -> dict[str, str]:
+    """Returns names as tags have them, by key: of the names of one tag the first."""
+    wanted: dict[str, str] = {}
+    for name in names:
+        wanted.setdefault(key_of(name), name.strip())
+    return wanted
+
+
 async def ensure(tx: Transaction, names: Iterable[str]) -> dict[str, TagRow]:
     """Adds the tags that there are not yet, and returns all of them by `key_of` their name.
 
@@ -88,9 +94,7 @@ async def ensure(tx: Transaction, names: Iterable[str]) -> dict[str, TagRow]:
     tags at once all succeed: they wait for each other, in the order of the keys. Nobody can delete
     the tags while the transaction lasts.
     """
-    wanted: dict[str, str] = {}
-    for name in names:
-        wanted.setdefault(key_of(name), name.strip())
+    wanted = by_key(names)
     if not wanted:
         return {}
     found = await _lock(tx, sorted(wanted))
@@ -232,6 +236,16 @@ def of_post(post_id: ColumnElement[int]) -> ColumnElement[list[list[Any]]]:
     of_its = is_looked_up(Tag.id, PostTag.tag_id)
     found = select(Tag).join(PostTag, of_its).where(PostTag.post_id == post_id)
     return rows_of(found, (Tag.name_key, *_COLUMNS))
+
+
+def locked_now() -> CTE:
+    """PostgreSQL: tags with the parameter `keys`, locked against deletion if nobody is at that."""
+    return _WITH_KEYS.with_for_update(read=True, key_share=True, skip_locked=True).cte("found")
+
+
+def all_of(found: CTE) -> ColumnElement[list[list[Any]]]:
+    """All tags of `locked_now`, as one column; `read_of_post` reads it."""
+    return rows_of(select(found), (found.c.name_key, *(found.c[each.key] for each in _COLUMNS)))
 
 
 def read_of_post(value: list[list[Any]]) -> list[TagRow]:

@@ -12,6 +12,7 @@ from sqlalchemy import update as sql_update
 
 from storage import keyset
 from storage.casefold import fold
+from storage.dialects.at_once import in_time
 from storage.dialects.rows import ChangeOne, named, new_values
 from storage.dialects.search import Way, containing, search
 from storage.dialects.sql import (
@@ -30,7 +31,7 @@ from storage.profiles import ProfileRow
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import CTE, ColumnElement
     from sqlalchemy.orm import InstrumentedAttribute
 
     from storage.database import Session, Transaction
@@ -179,6 +180,12 @@ async def get_for_key_share(tx: Transaction, user_id: int) -> UserRow:
     if row is None:
         raise NotFound("user", user_id)
     return _to_row(row)
+
+
+def locked_now(user_id: ColumnElement[int]) -> CTE:
+    """PostgreSQL: one user's `COLUMNS`, who is locked against deletion if nobody is at that."""
+    is_it = _BASIC.where(User.id == user_id, in_time())
+    return is_it.with_for_update(read=True, key_share=True, skip_locked=True).cte("locked")
 
 
 async def batch_get(

@@ -87,7 +87,7 @@ async def add_post(db: Database, **given: Any) -> PostRow:  # noqa: ANN401 - any
     """Adds a post by storage, and an author of its own where none is given."""
     if "author_id" not in given:
         given["author_id"] = (await add_user(db)).id
-    async with db.transaction() as tx:
+    async with db.transaction(single=True) as tx:
         return await posts.create(tx, new_post(**given))
 
 
@@ -156,7 +156,7 @@ def hold(
 
 async def make(db: Database, operation: Operation) -> TransferRow:
     """Makes a grant, a transfer or a hold by storage."""
-    async with db.transaction() as tx:
+    async with db.transaction(single=True) as tx:
         return await credits.make(tx, operation)
 
 

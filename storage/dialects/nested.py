@@ -52,7 +52,8 @@ class _Rows(TypeDecorator[list[list[Any]]]):
 
 
 def rows_of(
-    found: Select[*tuple[Any, ...]], columns: Sequence[InstrumentedAttribute[Any]]
+    found: Select[*tuple[Any, ...]],
+    columns: Sequence[ColumnElement[Any] | InstrumentedAttribute[Any]],
 ) -> ColumnElement[list[list[Any]]]:
     """The rows that a select finds for the row that it is part of, in any order.
 

@@ -8,6 +8,8 @@ statement waits for a lock.
 from __future__ import annotations
 
 import math
+import select
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from asyncpg import connection as driver
@@ -31,6 +33,24 @@ class Connection(driver.Connection):
     # Milliseconds of LOCK_TIMEOUT and STATEMENT_TIMEOUT that hold without a deadline.
     bounds: Mapping[str, int] = {}
 
+    @property
+    def lock_timeout(self) -> str:
+        """How long a statement that begins now may wait for a lock, in milliseconds; 0 for ever."""
+        bound = self.bounds.get(LOCK_TIMEOUT, 0)
+        return str(_closer(LOCK_TIMEOUT, seconds_left(), bound) or bound)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something has come that nobody asked for: its end, more often than not."""
+        return self.is_closed() or bool(self._ear.poll(0))
+
+    @cached_property
+    def _ear(self) -> select.poll:
+        ear = select.poll()
+        transport = self._transport  # type: ignore[attr-defined] # known to nobody else
+        ear.register(transport.get_extra_info("socket"), select.POLLIN)
+        return ear
+
     async def execute(self, query: str, *args: object, **options: Any) -> str:  # noqa: ANN401 - as the driver has it
         """Runs what needs no parameters; what begins a transaction takes the settings along."""
         if query.startswith("BEGIN"):
@@ -44,14 +64,19 @@ def within_deadline(bounds: Mapping[str, int]) -> str:
     Args:
         bounds: milliseconds, by the setting's name, that hold without it; 0 for no bound.
     """
-    left = seconds_left()
-    if math.isinf(left):
-        return ""
-    told = ""
+    left, told = seconds_left(), ""
     # A lock that is waited for is told of, and so comes first.
-    for name, seconds in ((LOCK_TIMEOUT, left - margin(left)), (STATEMENT_TIMEOUT, left)):
-        # 0 would be no bound.
-        milliseconds = max(1, math.ceil(seconds * 1000))
-        if milliseconds < (bounds.get(name) or math.inf):
+    for name in (LOCK_TIMEOUT, STATEMENT_TIMEOUT):
+        if milliseconds := _closer(name, left, bounds.get(name, 0)):
             told += f"SET LOCAL {name} = {milliseconds};"
     return told
+
+
+def _closer(name: str, left: float, bound: int) -> int:
+    """Returns the bound that a deadline sets, in milliseconds, where it is the closer; else 0."""
+    if math.isinf(left):
+        return 0
+    seconds = left - margin(left) if name == LOCK_TIMEOUT else left
+    # 0 would be no bound.
+    milliseconds = max(1, math.ceil(seconds * 1000))
+    return milliseconds if milliseconds < (bound or math.inf) else 0

@@ -1,0 +1,55 @@
+"""What a transaction commonly does, as one statement, where the database can say it so.
+
+A round trip costs more than what most statements do. What is not as it commonly is, is left to be
+done step by step, which tells why, and waits for whoever is in the way.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import String, bindparam, func, literal_column, true
+
+from storage.dialects.postgresql import LOCK_TIMEOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement, Executable
+
+    from storage.database import Transaction
+
+
+class AtOnce:
+    """All of a transaction, on PostgreSQL; on the others nothing.
+
+    Args:
+        statement: that answers with rows if it has done everything, and else has done nothing. It
+            passes over rows that somebody else has locked, and is told `in_time` before it waits.
+    """
+
+    def __init__(self, statement: Executable) -> None:
+        self._statement = statement
+
+    async def execute(self, tx: Transaction, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        """Does it, and returns the rows; none where it is to be done step by step.
+
+        Raises:
+            StorageError: as for any statement.
+        """
+        if tx.driver is None:
+            return ()
+        told = {**parameters, LOCK_TIMEOUT: tx.driver.lock_timeout}
+        return await tx.at_once(self._statement, told)
+
+
+def in_time() -> ColumnElement[bool]:
+    """A condition that holds, and bounds the waits for locks that follow it by the deadline."""
+    told = bindparam(LOCK_TIMEOUT, type_=String)
+    return func.set_config(literal_column(f"'{LOCK_TIMEOUT}'"), told, true()).is_not(None)
+
+
+def moment_by_then() -> ColumnElement[datetime]:
+    """The moment at which the database comes to it: after others whose locks were there before."""
+    return func.clock_timestamp()
