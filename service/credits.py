@@ -37,7 +37,7 @@ class Credits(CreditServiceServicer):
     async def Grant(self, request: pb.GrantRequest, _: Context) -> pb.GrantResponse:
         """Makes credits."""
         grant = convert.from_grant(request)
-        async with self._db.transaction(single=True) as tx:
+        async with self._db.transaction() as tx:
             row = await credits.make(tx, grant)
         return pb.GrantResponse(transfer=convert.to_transfer(row))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, func, select, update
+from sqlalchemy import BigInteger, case, exists, func, select, update
 
 from storage.dialects.at_once import in_time
 from storage.dialects.rows import given, rows_given
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Update
+    from sqlalchemy import ColumnElement, FromClause, Update
 
     from storage.database import Transaction
 
@@ -66,33 +66,44 @@ _LOCK = looked_up_by(
 _CHANGES = rows_given("changes", user_id=BigInteger(), available=BigInteger(), held=BigInteger())
 
 
-def can_change() -> ColumnElement[bool]:
-    """Locks the accounts of `changes_of`, and tells whether all are as most are.
+def can_give(
+    giver: ColumnElement[int], taker: ColumnElement[int], amount: ColumnElement[int]
+) -> ColumnElement[bool]:
+    """Locks two accounts, and tells whether one can give to the other, as most can.
 
-    PostgreSQL: they are there, nobody else has locked them, their users are active, none holds
-    credits, and each has enough and room enough for what it is changed by.
+    PostgreSQL: both are there, nobody else has locked them, their users are active, neither holds
+    credits, and the one has enough and the other room enough.
     """
-    changes = select(_CHANGES).cte("wanted")
-    ids = select(changes.c.user_id)
+    both = (giver, taker)
     locked = (
-        _ACCOUNTS.where(CreditAccount.user_id.in_(ids), in_time())
+        _ACCOUNTS.where(CreditAccount.user_id.in_(both), in_time())
         .with_for_update(of=CreditAccount, key_share=True, skip_locked=True)
         .cte("locked")
     )
-    fit = (
-        select(func.count())
-        .select_from(locked)
-        .join(changes, changes.c.user_id == locked.c.user_id)
-        .where(
-            locked.c.is_active,
-            locked.c.held == 0,
-            changes.c.held == 0,
-            # No sum, which might be more than can be counted.
-            locked.c.available >= -changes.c.available,
-            locked.c.available <= MOST - func.greatest(changes.c.available, 0),
+    is_fit = case(
+        (locked.c.user_id == giver, locked.c.available >= amount),
+        # No sum, which might be more than can be counted.
+        else_=locked.c.available <= MOST - amount,
+    )
+    fit = select(func.count()).select_from(locked)
+    fit = fit.where(locked.c.is_active, locked.c.held == 0, is_fit)
+    return fit.scalar_subquery() == len(both)
+
+
+def give(made: FromClause, giver: ColumnElement[int], taker: ColumnElement[int]) -> Update:
+    """Moves what a transfer says between its accounts, which are locked, if it was made."""
+    amount = select(made.c.amount).scalar_subquery()
+    moved = case((CreditAccount.user_id == giver, -amount), else_=amount)
+    return (
+        update(CreditAccount)
+        .where(CreditAccount.user_id.in_((giver, taker)), exists(select(made.c.id)))
+        .values(
+            {
+                CreditAccount.available: CreditAccount.available + moved,
+                CreditAccount.updated_at: select(made.c.created_at).scalar_subquery(),
+            }
         )
     )
-    return fit.scalar_subquery() == select(func.count()).select_from(changes).scalar_subquery()
 
 
 def change_balances(moment: ColumnElement[datetime]) -> Update:

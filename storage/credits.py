@@ -11,16 +11,14 @@ from sqlalchemy import (
     Interval,
     String,
     bindparam,
-    exists,
     func,
     insert,
     select,
 )
 
 from storage import accounts, holds
-from storage.accounts import Account
 from storage.dialects.at_once import AtOnce, moment_by_then
-from storage.dialects.rows import Together, as_one, given, rows_given
+from storage.dialects.rows import Together, given, named, new_values, rows_given
 from storage.dialects.sql import moment_in, present_moment
 from storage.errors import (
     InactiveUser,
@@ -36,6 +34,9 @@ from storage.transfers import State, TransferRow
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sqlalchemy import Select
+
+    from storage.accounts import Account
     from storage.database import Session, Transaction
     from storage.dialects.rows import Changes, Source
 
@@ -110,13 +111,12 @@ _NEW = rows_given(
 )
 
 
-def _make(source: Source, *, hold: bool = False, at_once: bool = False) -> Changes:
+def _make(source: Source, *, hold: bool) -> Changes:
     """Writes transfers down and changes the balances.
 
     Args:
         source: names what a change returns.
         hold: whether there are holds among the transfers.
-        at_once: whether the accounts are locked by it too, and nothing is done unless all is well.
     """
     entry = {
         LedgerEntry.kind: _NEW.c.kind,
@@ -125,20 +125,15 @@ def _make(source: Source, *, hold: bool = False, at_once: bool = False) -> Chang
         LedgerEntry.amount: _NEW.c.amount,
         LedgerEntry.memo: _NEW.c.memo,
         LedgerEntry.expires_at: moment_in(_NEW.c.lifetime),
-        LedgerEntry.created_at: moment_by_then() if at_once else present_moment(),
+        LedgerEntry.created_at: present_moment(),
     }
-    entries = select(*entry.values())
-    if at_once:
-        entries = entries.where(accounts.can_change())
     made = source(
         "made",
         insert(LedgerEntry)
-        .from_select(list(entry), entries)
+        .from_select(list(entry), select(*entry.values()))
         .returning(*LedgerEntry.__table__.columns),
     )
     changed = accounts.change_balances(select(func.max(made.c.created_at)).scalar_subquery())
-    if at_once:
-        changed = changed.where(exists(select(made.c.id)))
     # Ids are given in the order of the rows.
     result = select(made.c.id, made.c.created_at, made.c.expires_at).order_by(made.c.id)
     if not hold:
@@ -155,9 +150,27 @@ def _make(source: Source, *, hold: bool = False, at_once: bool = False) -> Chang
     return [changed, opening], result
 
 
-_MAKE = Together(_make)
+def _transfer() -> Select[*tuple[Any, ...]]:
+    """Makes one transfer between accounts that are as most are."""
+    entry: dict[Any, Any] = new_values(
+        LedgerEntry, ["kind", "from_user_id", "to_user_id", "amount", "memo"]
+    )
+    giver, taker = entry[LedgerEntry.from_user_id], entry[LedgerEntry.to_user_id]
+    can = accounts.can_give(giver, taker, entry[LedgerEntry.amount])
+    entry[LedgerEntry.created_at] = moment_by_then()
+    made = (
+        insert(LedgerEntry)
+        .from_select(list(entry), select(*entry.values()).where(can))
+        .returning(*LedgerEntry.__table__.columns)
+        .cte("made")
+    )
+    told = select(made.c.id, made.c.created_at, made.c.expires_at)
+    return told.add_cte(accounts.give(made, giver, taker).cte())
+
+
+_MAKE = Together(partial(_make, hold=False))
 _MAKE_WITH_HOLDS = Together(partial(_make, hold=True))
-_MAKE_AT_ONCE = AtOnce(as_one(partial(_make, at_once=True)))
+_TRANSFER = AtOnce(_transfer())
 
 
 async def get_balance(read: Session, user_id: int) -> Balance:
@@ -183,8 +196,11 @@ async def make(tx: Transaction, operation: Operation) -> TransferRow:
         InsufficientCredits: when the sender has too little available.
         Overflow: when the receiver would have more than can be counted.
     """
-    if operation.kind is not EntryKind.HOLD and (made := await _make_at_once(tx, operation)):
-        return made
+    if operation.kind is EntryKind.TRANSFER:
+        told = named(operation._asdict())
+        del told["new_lifetime"]
+        if rows := await _TRANSFER.execute(tx, told):
+            return _to_rows([operation], rows)[0]
     (outcome,) = await make_all(tx, [operation])
     if isinstance(outcome, StorageError):
         raise outcome
@@ -239,17 +255,6 @@ def _book(locked: Mapping[int, Account], operation: Operation) -> StorageError |
         locked[operation.from_user_id].add(available=-amount)
     receiver.add(available=amount)
     return None
-
-
-async def _make_at_once(tx: Transaction, operation: Operation) -> TransferRow | None:
-    """Makes what is no hold between accounts that are as most are, or else nothing."""
-    changes = [Account(each, 0, 0, is_active=True) for each in operation.users]
-    changes[-1].add(available=operation.amount)
-    for sender in changes[:-1]:
-        sender.add(available=-operation.amount)
-    told = _told(tx, [operation]) | accounts.changes_of(tx, changes)
-    rows = await _MAKE_AT_ONCE.execute(tx, told)
-    return _to_rows([operation], rows)[0] if rows else None
 
 
 async def _write(

@@ -20,7 +20,7 @@ from storage import audit, credits
 from storage.database import Database
 from tests import factories
 from tests.clients import Client, Refusal, outcome_of
-from tests.processes import PATIENCE, Byline, until
+from tests.processes import PATIENCE, Byline, lasting_port, until
 from tests.statements import post_counts, run
 
 if TYPE_CHECKING:
@@ -111,12 +111,11 @@ async def test_what_was_acknowledged_is_there_once_however_often_the_server_is_k
     print(f"the moments of seed {seed}")  # noqa: T201 - shown when the test fails
     moments = random.Random(seed)  # noqa: S311 - may be foreseen
     giver, receiver = await factories.add_users_with(db, GRANTED, 0)
-    options = ("--database-url", database_url)
-    byline = Byline(folder, *options)
+    # Started again, it listens where its callers know it to be.
+    flags = ("--database-url", database_url, "--listen", f"127.0.0.1:{lasting_port()}")
+    byline = Byline(folder, *flags)
     try:
         await byline.started()
-        # Started again, it listens where its callers know it to be.
-        flags = (*options, "--listen", byline.address)
         async with Client(byline.address, **SOON) as client, asyncio.TaskGroup() as group:
             callers = Callers(client, (giver, receiver))
             for name in range(CALLERS):

@@ -319,7 +319,8 @@ class Together:
     """
 
     def __init__(self, changes: Callable[[Source], Changes]) -> None:
-        self._joined = as_one(changes)
+        made, result = changes(_as_cte)
+        self._joined = result.add_cte(*(change.cte() for change in made))
         self._sources: list[tuple[TableValuedAlias, Dml]] = []
         made, result = changes(self._as_given)
         self._apart = (*made, result)
@@ -346,12 +347,6 @@ class Together:
             await tx.execute(statement, _taken(tx, statement, known))
         result = self._apart[-1]
         return (await tx.execute(result, _taken(tx, result, known))).all()
-
-
-def as_one(changes: Callable[[Source], Changes]) -> Select[*tuple[Any, ...]]:
-    """PostgreSQL: returns changes as one statement, which answers with the result."""
-    made, result = changes(_as_cte)
-    return result.add_cte(*(change.cte() for change in made))
 
 
 async def _changed(

@@ -120,7 +120,12 @@ class Load:
         stop = asyncio.Event()
 
         async def connect() -> None:
-            options = [("grpc.use_local_subchannel_pool", 1), ("grpc.service_config", CONFIG)]
+            options = [
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.service_config", CONFIG),
+                # A server that is slow to start is looked for again within the deadline of a read.
+                ("grpc.max_reconnect_backoff_ms", 1000),
+            ]
             async with grpc.aio.insecure_channel(str(self._address), options) as channel:
                 await call(stop, UserServiceStub(channel), CreditServiceStub(channel))
 

@@ -15,7 +15,7 @@ from storage.dialects.at_once import AtOnce
 from storage.errors import DatabaseDown, LockTimeout
 from storage.usage import Usage, usage
 from tests import factories
-from tests.factories import grant, transfer
+from tests.factories import transfer
 from tests.onlookers import (
     end_connections,
     looking_on,
@@ -57,15 +57,16 @@ async def test_a_post_whose_tags_are_there_takes_one_statement(db: Database) -> 
     assert (len(sent.statements), sent.frames) == (2, [])
 
 
-async def test_what_is_no_hold_takes_one_statement_between_users_who_hold_nothing(
+async def test_a_transfer_between_users_who_hold_nothing_takes_one_statement(
     db: Database,
 ) -> None:
     ada, bob = await factories.add_users_with(db, 5, 0)
     async with sent_by(db) as sent:
         await factories.make(db, transfer(ada, bob, 5))
-        await factories.make(db, grant(ada, 1))
-    assert (len(sent.statements), sent.frames) == (2, [])
-    assert [each.available for each in await balances(db, [ada, bob])] == [1, 5]
+    assert (len(sent.statements), sent.frames) == (1, [])
+    made, other = await balances(db, [ada, bob])
+    assert (made.available, other.available) == (0, 5)
+    assert made.updated_at == other.updated_at
 
 
 @pytest.mark.parametrize("published", [True, False])
