@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bench import methods
 from bench.serve import Context, Rpc, serve
-from service.loop import run
+from service.loop import plain, run
 
 MOMENT = Timestamp(seconds=1_710_000_000, nanos=123_456_000)
 ETAG = "613b0c5d1e240"
@@ -130,4 +130,4 @@ RPCS = (
 )
 
 if __name__ == "__main__":
-    run(serve(*RPCS))
+    run(serve(*RPCS), plain)

@@ -19,7 +19,7 @@ from sqlalchemy.orm import selectinload
 
 from bench import methods
 from bench.serve import Context, Rpc, serve
-from service.loop import run
+from service.loop import plain, run
 from storage.casefold import fold
 from storage.database import PoolConfig
 from storage.models import CreditAccount, EntryKind, LedgerEntry, Post, Tag, User
@@ -256,4 +256,4 @@ async def main(database_url: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main(sys.argv[1]))
+    run(main(sys.argv[1]), plain)

@@ -6,6 +6,8 @@ Every RPC's errors pass through `failure_of`; no servicer names a status code.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
@@ -135,7 +137,8 @@ class DeadlineExceeded(Exception):
         self.reason = reason
 
 
-class Failure(NamedTuple):
+@dataclass(frozen=True)
+class Failure:
     """What a caller is told: a status code, a sentence, and details by google.rpc."""
 
     code: Code
@@ -151,8 +154,9 @@ class Failure(NamedTuple):
             status.details.append(packed)
         return status
 
-    def to_trailer(self) -> bytes:
-        """Returns the serialized google.rpc.Status for the `grpc-status-details-bin` trailer."""
+    @cached_property
+    def trailer(self) -> bytes:
+        """The serialized google.rpc.Status for the `grpc-status-details-bin` trailer."""
         serialized: bytes = self.to_status().SerializeToString()
         return serialized
 
@@ -164,26 +168,38 @@ class Rule(NamedTuple):
         code: the status code.
         reason: the ErrorInfo's reason.
         message: the sentence; None is the error's own, which is fit for callers.
-        more: the details beside ErrorInfo, made from the error.
+        more: the details beside ErrorInfo, or what makes them from the error.
         metadata: the names of the error's attributes that ErrorInfo tells.
     """
 
     code: Code
     reason: Reason.ValueType
     message: str | None = None
-    more: Callable[[Any], tuple[Message, ...]] = lambda _: ()
+    more: tuple[Message, ...] | Callable[[Any], tuple[Message, ...]] = ()
     metadata: tuple[str, ...] = ()
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether it tells the same of every error."""
+        return self.message is not None and isinstance(self.more, tuple) and not self.metadata
 
-def _retry_after(milliseconds: int) -> Callable[[Any], tuple[Message, ...]]:
+    def failure(self, error: BaseException) -> Failure:
+        """Returns what it tells of an error."""
+        metadata = {name: str(getattr(error, name)) for name in self.metadata}
+        more = self.more if isinstance(self.more, tuple) else self.more(error)
+        info = _error_info(self.reason, metadata)
+        return Failure(self.code, self.message or str(error), (info, *more))
+
+
+def _retry_after(milliseconds: int) -> tuple[Message, ...]:
     delay = duration_pb2.Duration()
     delay.FromMilliseconds(milliseconds)
-    return lambda _: (details.RetryInfo(retry_delay=delay),)
+    return (details.RetryInfo(retry_delay=delay),)
 
 
 def _retry_when_told(error: RateExceeded) -> tuple[Message, ...]:
     # Rounded up: who comes a moment too soon is refused again.
-    return _retry_after(math.ceil(error.seconds * 1000))(error)
+    return _retry_after(math.ceil(error.seconds * 1000))
 
 
 def _resource(error: storage.NotFound | storage.Stale) -> tuple[Message, ...]:
@@ -299,7 +315,7 @@ TABLE: dict[type[BaseException], Rule] = {
         Code.ABORTED,
         reasons.ERROR_REASON_ETAG_MISMATCH,
         None,
-        lambda error: (*_resource(error), *_retry_after(0)(error)),
+        lambda error: (*_resource(error), *_retry_after(0)),
     ),
     storage.Contention: Rule(
         Code.ABORTED,
@@ -382,6 +398,17 @@ TABLE: dict[type[BaseException], Rule] = {
 }
 
 
+def _error_info(
+    reason: Reason.ValueType, metadata: Mapping[str, str] | None = None
+) -> details.ErrorInfo:
+    name = Reason.Name(reason).removeprefix(_PREFIX)
+    return details.ErrorInfo(domain=DOMAIN, reason=name, metadata=metadata)
+
+
+# Made once: who is refused is refused often, and at once.
+_CONSTANT = {kind: rule.failure(kind()) for kind, rule in TABLE.items() if rule.is_constant}
+
+
 def failure_of(error: BaseException, request_id: str) -> Failure:
     """Returns what the caller is told of an error.
 
@@ -395,13 +422,4 @@ def failure_of(error: BaseException, request_id: str) -> Failure:
     if rule is None:
         message = f"the server failed; its log tells more under request id {request_id}"
         return Failure(Code.INTERNAL, message, (_error_info(reasons.ERROR_REASON_INTERNAL),))
-    metadata = {name: str(getattr(error, name)) for name in rule.metadata}
-    info = _error_info(rule.reason, metadata)
-    return Failure(rule.code, rule.message or str(error), (info, *rule.more(error)))
-
-
-def _error_info(
-    reason: Reason.ValueType, metadata: Mapping[str, str] | None = None
-) -> details.ErrorInfo:
-    name = Reason.Name(reason).removeprefix(_PREFIX)
-    return details.ErrorInfo(domain=DOMAIN, reason=name, metadata=metadata)
+    return _CONSTANT.get(type(error)) or rule.failure(error)

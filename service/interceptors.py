@@ -325,7 +325,7 @@ class _Method:
         self._end(call, failure.code, error)
         if call.is_explained:
             await self._pipeline.explainer.explain(call)
-        trailers = (*call.trailers, (STATUS_DETAILS, failure.to_trailer()))
+        trailers = (*call.trailers, (STATUS_DETAILS, failure.trailer))
         await context.abort(failure.code, failure.message, trailers)
 
     def _end(self, call: Call, code: Code, error: BaseException | None = None) -> None:
@@ -407,7 +407,7 @@ async def _let_in(admitted: Awaitable[None], path: str, context: Context) -> Non
         failure = failure_of(error, Call.of(path, context).request_id)
         told = {"method": path, "code": failure.code.name, "caller": caller.get()}
         logs.of_call("info", told)
-        trailers = ((STATUS_DETAILS, failure.to_trailer()),)
+        trailers = ((STATUS_DETAILS, failure.trailer),)
         await context.abort(failure.code, failure.message, trailers)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,18 +18,63 @@ LOOK = 0.1
 # between those at the older ones. Calls drop nearly all of theirs by themselves.
 GARBAGE = (20_000, 20, 20)
 
-factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+# Bytes: as many as the system keeps for a reader, one for each event.
+_TOLD = 65_536
+# How gRPC calls what reads them.
+_READER = "PollerCompletionQueue._handle_events"
+
+# The loop as it comes, and as Byline has it.
+plain: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+factory = plain
 try:
     import uvloop
 except ImportError:
     pass
 else:
-    factory = uvloop.new_event_loop
+
+    class _Loop(uvloop.Loop):
+        def add_reader(
+            self,
+            fd: Any,  # noqa: ANN401 - a socket
+            callback: Callable[..., Any],
+            *args: object,
+        ) -> None:
+            func = callback.func if isinstance(callback, partial) else None
+            if getattr(func, "__qualname__", "") == _READER:
+                callback = at_one_go(fd, callback)
+            super().add_reader(fd, callback, *args)
+
+    plain, factory = uvloop.new_event_loop, _Loop
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
-    """Runs a program's main coroutine to its end."""
-    with asyncio.Runner(loop_factory=factory) as runner:
+def at_one_go(told: socket.socket, read: Callable[[], None]) -> Callable[[], None]:
+    """Returns what reads all a socket is told, where `read` takes one byte and does all there is.
+
+    gRPC's thread tells the loop of each event by a byte. Its reader takes one byte and all events,
+    so that the loop would come round for the other bytes in vain: 6% of what GetUser costs.
+    """
+
+    def read_all() -> None:
+        # One that comes meanwhile is for an event that may come too late for this round.
+        with suppress(BlockingIOError):
+            more = len(told.recv(_TOLD, socket.MSG_PEEK)) - 1
+            if more > 0:
+                told.recv(more)
+        read()
+
+    return read_all
+
+
+def run(
+    main: Coroutine[Any, Any, None], loop: Callable[[], asyncio.AbstractEventLoop] = factory
+) -> None:
+    """Runs a program's main coroutine to its end.
+
+    Args:
+        main: the coroutine.
+        loop: makes the loop that it runs on.
+    """
+    with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(main)
 
 

@@ -156,7 +156,7 @@ def test_a_sqlstate_tells_what_the_design_says(sqlstate_class: str) -> None:
     for sqlstate in (*known, f"{sqlstate_class}ZZZ"):
         failure = failure_of(of_sqlstate(sqlstate, SECRET), REQUEST_ID)
         assert told(failure) == BY_SQLSTATE.get(sqlstate, by_class), sqlstate
-        assert sqlstate.encode() not in failure.to_trailer()
+        assert sqlstate.encode() not in failure.trailer
 
 
 @pytest.mark.parametrize("constraint", storage.UNIQUE_KEYS)
@@ -169,7 +169,7 @@ def test_a_unique_key_tells_which_field_is_taken(constraint: str) -> None:
 
 @pytest.mark.parametrize("error", [error for error, _ in RAISED])
 def test_no_words_of_a_driver_reach_a_caller(error: BaseException) -> None:
-    assert SECRET.encode() not in failure_of(error, REQUEST_ID).to_trailer()
+    assert SECRET.encode() not in failure_of(error, REQUEST_ID).trailer
 
 
 @pytest.mark.parametrize("error", [RuntimeError(SECRET), storage.Unexpected(SECRET)])
@@ -222,14 +222,14 @@ def test_fields_that_differ_are_named_one_by_one() -> None:
 
 def test_every_violation_is_told() -> None:
     violations = (errors.Violation("email", "is missing"), errors.Violation("ids[3]", "is 0"))
-    _, (_, told_of) = failure_of(errors.InvalidRequest(*violations), REQUEST_ID)[1:]
+    _, told_of = failure_of(errors.InvalidRequest(*violations), REQUEST_ID).details
     assert isinstance(told_of, error_details_pb2.BadRequest)
     assert [(each.field, each.description) for each in told_of.field_violations] == [*violations]
 
 
 def told(failure: Failure) -> tuple[Code, str, set[str]]:
     """Reads a failure's trailer as a caller does, and checks what holds for all of them."""
-    status = status_pb2.Status.FromString(failure.to_trailer())
+    status = status_pb2.Status.FromString(failure.trailer)
     assert status.code == failure.code.value[0]
     assert status.message == failure.message != ""
     first, *rest = status.details
