@@ -101,7 +101,7 @@ class Users(UserServiceServicer):
         """Changes a user."""
         changes = convert.user_changes(request.user, request.update_mask)
         since = convert.from_etag(request.user.etag)
-        async with self._db.transaction() as tx:
+        async with self._db.transaction(single=True) as tx:
             row = await users.update(tx, request.user.id, changes, unchanged_since=since)
         return pb.UpdateUserResponse(user=convert.to_user(row))
 

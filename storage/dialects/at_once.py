@@ -26,7 +26,7 @@ class AtOnce:
 
     Args:
         statement: that answers with rows if it has done everything, and else has done nothing. It
-            passes over rows that somebody else has locked, and is told `in_time` before it waits.
+            is told `in_time` before it waits for a lock.
     """
 
     def __init__(self, statement: Executable) -> None:

@@ -29,6 +29,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
+from storage.dialects.at_once import AtOnce, in_time
 from storage.dialects.sql import of_any_length
 from storage.dialects.types import EPOCH, MYSQL_COLLATION, TICK
 from storage.errors import of_sqlstate
@@ -296,6 +297,7 @@ class ChangeOne:
     ) -> None:
         self._change = change
         self._returning = change.returning(*columns)
+        self._at_once = AtOnce(self._returning.where(in_time()))
         self._again = select(*columns).where(key == bindparam("key"))
 
     async def execute(self, tx: Transaction, parameters: Mapping[str, Any]) -> Row[Any] | None:
@@ -304,6 +306,8 @@ class ChangeOne:
             if (await tx.execute(self._change, parameters)).rowcount == 0:
                 return None
             return (await tx.execute(self._again, parameters)).one()
+        if tx.dialect == "postgresql":
+            return next(iter(await self._at_once.execute(tx, parameters)), None)
         return (await tx.execute(self._returning, parameters)).one_or_none()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import func, select, text
 
-from storage import credits, posts, tags
+from storage import credits, posts, tags, users
 from storage.database import unit
 from storage.dialects.at_once import AtOnce
 from storage.errors import DatabaseDown, LockTimeout
@@ -18,6 +18,7 @@ from tests import factories
 from tests.factories import transfer
 from tests.onlookers import (
     end_connections,
+    locked_user,
     looking_on,
     until_waiting_for_a_lock,
 )
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from storage.credits import Balance
     from storage.database import Database, Transaction
+    from storage.users import UserRow
     from tests.conftest import Open
 
 TAGS = ("maths", "Notes")
@@ -67,6 +69,26 @@ async def test_a_transfer_between_users_who_hold_nothing_takes_one_statement(
     made, other = await balances(db, [ada, bob])
     assert (made.available, other.available) == (0, 5)
     assert made.updated_at == other.updated_at
+
+
+async def test_a_change_of_a_user_takes_one_statement_and_waits_as_long_as_the_caller(
+    opened: Open, shared_url: str
+) -> None:
+    db = opened(size=1, overflow=0, lock_timeout=0)
+    user = await factories.add_user(db)
+
+    async def rename(name: str) -> UserRow:
+        async with db.transaction(single=True) as tx:
+            return await users.update(tx, user.id, {"full_name": name})
+
+    async with sent_by(db) as sent:
+        assert (await rename("Ada")).full_name == "Ada"
+    assert (len(sent.statements), sent.frames) == (1, [])
+    async with locked_user(shared_url, user.id):
+        token = usage.set(Usage(deadline=time.monotonic() + 0.3))
+        with pytest.raises(LockTimeout):
+            await rename("Bob")
+        usage.reset(token)
 
 
 @pytest.mark.parametrize("published", [True, False])
