@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from service.calls import Call
-    from storage.database import Database, Read
+    from storage.database import Database
     from storage.plans import Plan
+    from storage.sessions import Read
     from storage.usage import Run
 
 # Bytes of trailers, as HTTP/2 counts them. Clients take 8 KiB, of which the status needs its part.

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
     from service.passwords import Passwords
-    from storage.database import Database, Read
+    from storage.database import Database
+    from storage.sessions import Read
 
     Context = ServicerContext[Any, Any]
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import SQLColumnExpression
 
-    from storage.database import Read
+    from storage.sessions import Read
 
 # How many discrepancies are told of at most.
 MOST_TOLD = 1000

@@ -14,7 +14,7 @@ from storage.errors import NotFound
 from storage.models import Post, User, UserPostCount
 
 if TYPE_CHECKING:
-    from storage.database import Session
+    from storage.sessions import Session
 
 # The newest posts that `recent` reads of each author.
 NEWEST = 20

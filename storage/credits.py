@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Select
 
     from storage.accounts import Account
-    from storage.database import Session, Transaction
     from storage.dialects.rows import Changes, Source
+    from storage.sessions import Session, Transaction
 
 
 class Balance(NamedTuple):

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from storage.credits import Operation
-    from storage.database import Database, Transaction
+    from storage.database import Database
+    from storage.sessions import Transaction
 
 # Transfers that one transaction makes at most: others wait for their accounts meanwhile.
 MOST = 100

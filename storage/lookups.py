@@ -18,7 +18,8 @@ from storage.usage import Usage, Wait, usage, waiting_for
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from storage.database import Database, Read
+    from storage.database import Database
+    from storage.sessions import Read
 
 Row = TypeVar("Row")
 

@@ -10,7 +10,7 @@ from storage.usage import COMMIT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from storage.database import Read
+    from storage.sessions import Read
     from storage.usage import Run
 
 

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Update
     from sqlalchemy.orm import InstrumentedAttribute
 
-    from storage.database import Session, Transaction
     from storage.dialects.search import Search
+    from storage.sessions import Session, Transaction
     from storage.tags import TagRow
 
 

@@ -19,7 +19,7 @@ from storage.models import Profile, User
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from storage.database import Session, Transaction
+    from storage.sessions import Session, Transaction
 
 
 class ProfileRow(NamedTuple):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement
 
-    from storage.database import Session, Transaction
+    from storage.sessions import Session, Transaction
 
 # Rows that one transaction of `purge` deletes at most.
 BATCH = 1000

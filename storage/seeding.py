@@ -18,7 +18,8 @@ from storage.models import Post, PostTag, Profile, Role, User
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from storage.database import Database, Transaction
+    from storage.database import Database
+    from storage.sessions import Transaction
 
     Progress = Callable[[str, int], None]
 

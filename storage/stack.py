@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 OTHER = "other"
 # What every function of storage goes through, and none is known by.
-_SHARED = ("storage.database", "storage.dialects", "storage.keyset")
+_SHARED = ("storage.database", "storage.sessions", "storage.dialects", "storage.keyset")
 
 _names: dict[CodeType, str] = {}
 

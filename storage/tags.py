@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import CTE, ColumnElement
 
-    from storage.database import Session, Transaction
+    from storage.sessions import Session, Transaction
 
 # What follows a prefix sorts before this: no name is as long.
 _AFTER_ALL = "\U0010ffff" * 51

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
     from sqlalchemy.orm import InstrumentedAttribute
 
-    from storage.database import Session
+    from storage.sessions import Session
 
 
 class State(StrEnum):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy import CTE, ColumnElement
     from sqlalchemy.orm import InstrumentedAttribute
 
-    from storage.database import Session, Transaction
+    from storage.sessions import Session, Transaction
 
 
 class UserRow(NamedTuple):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Executable
 
-    from storage.database import Transaction
+    from storage.sessions import Transaction
 
 
 class AtOnce:

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from storage.dialects.sql import CLOCK
 
 if TYPE_CHECKING:
-    from storage.database import Read
+    from storage.sessions import Read
 
 
 class Facts(NamedTuple):

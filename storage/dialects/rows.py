@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.selectable import TableValuedAlias
     from sqlalchemy.types import TypeEngine
 
-    from storage.database import Result, Transaction
     from storage.models import Base
+    from storage.sessions import Result, Transaction
 
     Dml = Insert | Update | Delete
     # Names the rows that a change returns, for others to read.

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Select
     from sqlalchemy.orm import InstrumentedAttribute
 
-    from storage.database import Session
     from storage.models import Base
+    from storage.sessions import Session
 
 _PART, _PATTERN, _PHRASE = "search", "search_pattern", "search_phrase"
 _ESCAPE = "/"

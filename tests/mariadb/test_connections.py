@@ -12,7 +12,8 @@ from storage.dialects.types import MYSQL_COLLATION
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from storage.database import Database, Session
+    from storage.database import Database
+    from storage.sessions import Session
     from tests.conftest import Open
 
 ONE = text("SELECT 1")

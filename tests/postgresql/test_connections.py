@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import make_url, text
 
 from storage import users
-from storage.database import Database, Transaction, unit
+from storage.database import Database, unit
 from storage.errors import DatabaseDown
 from storage.users import Filter
 from tests import factories
@@ -19,6 +19,7 @@ from tests.statements import sent_by
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from storage.sessions import Transaction
     from tests.conftest import Open
 
 ONE = text("SELECT 1")

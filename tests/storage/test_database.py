@@ -11,13 +11,7 @@ import pytest
 from sqlalchemy import event, make_url, text
 
 from storage import users
-from storage.database import (
-    Database,
-    PoolConfig,
-    Session,
-    Transaction,
-    unit,
-)
+from storage.database import Database, PoolConfig, unit
 from storage.errors import (
     AlreadyExists,
     Contention,
@@ -50,6 +44,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL
 
+    from storage.sessions import Session, Transaction
     from tests import engines
     from tests.conftest import Open
 

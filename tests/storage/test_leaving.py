@@ -19,7 +19,8 @@ from tests.onlookers import checked_out
 from tests.processes import until
 
 if TYPE_CHECKING:
-    from storage.database import Database, Session
+    from storage.database import Database
+    from storage.sessions import Session
     from storage.users import UserRow
     from tests.conftest import Open
 

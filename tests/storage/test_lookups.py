@@ -19,7 +19,8 @@ from tests.processes import until
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from storage.database import Database, Read
+    from storage.database import Database
+    from storage.sessions import Read
     from storage.users import UserRow
     from tests.conftest import Open
 

@@ -19,7 +19,8 @@ from tests.paging import in_order, listed, orders
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from storage.database import Database, Session
+    from storage.database import Database
+    from storage.sessions import Session
 
 TITLES = [
     "Straße",
