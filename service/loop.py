@@ -51,7 +51,8 @@ def at_one_go(told: socket.socket, read: Callable[[], None]) -> Callable[[], Non
     """Returns what reads all a socket is told, where `read` takes one byte and does all there is.
 
     gRPC's thread tells the loop of each event by a byte. Its reader takes one byte and all events,
-    so that the loop would come round for the other bytes in vain: 6% of what GetUser costs.
+    so that the loop would come round for the other bytes in vain: 6% of what GetUser costs. It is
+    for one loop in a process: those of two would take each other's bytes.
     """
 
     def read_all() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from asyncpg import InterfaceError, PostgresError
@@ -147,7 +148,7 @@ class Session:
         What a connection is at that has been left, nobody else can know.
         """
         try:
-            return await answer
+            answered = await answer
         except DRIVER_ERRORS as error:
             if not driver.is_closed():
                 raise meaning_of(error, sql) from None
@@ -156,6 +157,8 @@ class Session:
         except asyncio.CancelledError:
             await self._connection.invalidate()
             raise
+        driver.answered = monotonic()
+        return answered
 
     async def _give_up(self) -> None:
         """Has the pool know that the connection is dead, as those may be that are as old."""
@@ -212,6 +215,8 @@ class Read(Session):
 class Transaction(Session):
     """Statements that take effect together when the block ends, or not at all.
 
+    One that is all there is may take effect by itself, when it answers: see `at_once`.
+
     One that fails fails all that follow, and the commit. Otherwise PostgreSQL would commit nothing
     without a word, and the others would commit the rest; MariaDB ends a transaction that met a
     deadlock, and would commit each further statement by itself.
@@ -221,19 +226,33 @@ class Transaction(Session):
     is_single: bool = False
     _is_over: bool = False
 
-    async def at_once(self, statement: Executable, parameters: Parameters) -> Sequence[Any]:
-        """Runs a statement that does all there is to do, and returns its rows; none if it did not.
+    @property
+    def goes_alone(self) -> bool:
+        """Whether a statement may be sent by itself, without BEGIN and COMMIT around it.
 
-        By itself, if that was said to be all: without BEGIN and COMMIT around it, and nothing may
-        follow. A connection that is dead is found out before, since what is sent on one might have
-        been done.
+        If it was said to be all there is, on PostgreSQL. BEGIN can be sent again where it finds a
+        connection dead, and such a statement cannot: the connection must have answered of late, and
+        nothing may have come since.
+        """
+        driver = self._driver
+        return (
+            self.is_single
+            and self._untouched
+            and driver is not None
+            and driver.is_direct
+            and driver.answers
+        )
+
+    async def at_once(self, statement: Executable, parameters: Parameters) -> Sequence[Any]:
+        """Runs a statement by itself, which does all there is to do, and returns its rows.
+
+        It takes effect when it answers, and nothing may follow. Where it returns none it has done
+        nothing, and others may.
 
         Raises:
             StorageError: as `storage.errors.translate` says.
         """
-        driver = self._driver if self.is_single and self._untouched else None
-        if driver is None or not driver.is_direct or driver.has_news:
-            return (await self.execute(statement, parameters)).all()
+        self._ensure_whole()
         self._untouched = False
         rows = (await self._execute(statement, parameters)).all()
         self._is_over = bool(rows)
@@ -247,12 +266,11 @@ class Transaction(Session):
             StorageError: as `storage.errors.translate` says, or again that of a statement before.
         """
         self._ensure_whole()
-        if self._is_over:
-            raise RuntimeError("the transaction was said to be one call of storage, and is over")
         return await Session.execute(self, statement, parameters)
 
     async def driver_connection(self) -> Any:  # noqa: ANN401 - the driver's, whatever it is
         """Returns the driver's own connection, for what SQLAlchemy has no words for."""
+        self._ensure_whole()
         raw = await self._connection.get_raw_connection()
         return raw.driver_connection
 
@@ -266,6 +284,8 @@ class Transaction(Session):
 
     async def commit(self) -> None:
         """Commits. A cancelled caller waits for the outcome: a commit under way is not stopped."""
+        if self._is_over:
+            return
         self._ensure_whole()
         committing = asyncio.ensure_future(self._commit())
         try:
@@ -278,8 +298,6 @@ class Transaction(Session):
             raise
 
     async def _commit(self) -> None:
-        if self._is_over:
-            return
         driver = self._driver
         if driver is not None:
             if not self._untouched:
@@ -295,6 +313,8 @@ class Transaction(Session):
     def _ensure_whole(self) -> None:
         if self._failure is not None:
             raise self._failure
+        if self._is_over:
+            raise RuntimeError("the transaction was said to be one call of storage, and is over")
 
 
 async def connect(engine: AsyncEngine, figures: Figures) -> AsyncConnection:

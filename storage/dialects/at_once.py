@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class AtOnce:
-    """All of a transaction, on PostgreSQL; on the others nothing.
+    """All of a transaction, by itself, on PostgreSQL.
+
+    Never within a transaction: the locks of one that does nothing would be kept there, and they are
+    not taken in the order in which the steps take theirs.
 
     Args:
         statement: that answers with rows if it has done everything, and else has done nothing. It
@@ -33,12 +36,12 @@ class AtOnce:
         self._statement = statement
 
     async def execute(self, tx: Transaction, parameters: Mapping[str, Any]) -> Sequence[Any]:
-        """Does it, and returns the rows; none where it is to be done step by step.
+        """Does it, and returns the rows; none where it is, or has, to be done step by step.
 
         Raises:
             StorageError: as for any statement.
         """
-        if tx.driver is None:
+        if not tx.goes_alone or tx.driver is None:
             return ()
         told = {**parameters, LOCK_TIMEOUT: tx.driver.lock_timeout}
         return await tx.at_once(self._statement, told)

@@ -2,7 +2,7 @@
 
 A caller with a deadline leaves when it has passed, which stops the statement. The server is told of
 it all the same: it stops by itself if nobody is left to stop it, and it alone knows that a
-statement waits for a lock.
+statement waits for a lock. A statement that is a transaction by itself is told the latter alone.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import select
 from functools import cached_property
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from asyncpg import connection as driver
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 LOCK_TIMEOUT = "lock_timeout"
 STATEMENT_TIMEOUT = "statement_timeout"
+# Seconds after which a connection that has been at nothing is not taken to be there still.
+LATE = 5.0
 
 
 class Connection(driver.Connection):
@@ -30,6 +33,8 @@ class Connection(driver.Connection):
     is_direct = True
     # What every transaction is told as it begins, in SQL.
     told = ""
+    # When it last did, by `time.monotonic`.
+    answered = -math.inf
     # Milliseconds of LOCK_TIMEOUT and STATEMENT_TIMEOUT that hold without a deadline.
     bounds: Mapping[str, int] = {}
 
@@ -40,9 +45,14 @@ class Connection(driver.Connection):
         return str(_closer(LOCK_TIMEOUT, seconds_left(), bound) or bound)
 
     @property
-    def has_news(self) -> bool:
-        """Whether something has come that nobody asked for: its end, more often than not."""
-        return self.is_closed() or bool(self._ear.poll(0))
+    def answers(self) -> bool:
+        """Whether it has answered of late, and nothing has come since that nobody asked for.
+
+        What comes unasked is its end, more often than not. An end that does not come, as that of a
+        machine that is gone, takes longer to find out.
+        """
+        is_late = monotonic() - self.answered > LATE
+        return not is_late and not self.is_closed() and not self._ear.poll(0)
 
     @cached_property
     def _ear(self) -> select.poll:

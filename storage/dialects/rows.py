@@ -306,7 +306,7 @@ class ChangeOne:
             if (await tx.execute(self._change, parameters)).rowcount == 0:
                 return None
             return (await tx.execute(self._again, parameters)).one()
-        if tx.dialect == "postgresql":
+        if tx.goes_alone:
             return next(iter(await self._at_once.execute(tx, parameters)), None)
         return (await tx.execute(self._returning, parameters)).one_or_none()
 

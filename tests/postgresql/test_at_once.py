@@ -11,6 +11,7 @@ from sqlalchemy import func, select, text
 
 from storage import credits, posts, tags, users
 from storage.database import unit
+from storage.dialects import postgresql
 from storage.dialects.at_once import AtOnce
 from storage.errors import DatabaseDown, LockTimeout
 from storage.usage import Usage, usage
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from storage.users import UserRow
     from tests.conftest import Open
 
+ONE = text("SELECT 1")
 TAGS = ("maths", "Notes")
 ALL = ("Logic", *TAGS)
 # Longer than any test takes.
@@ -116,7 +118,7 @@ async def test_it_is_a_part_of_the_transaction_that_it_comes_in(db: Database) ->
     ada, bob = await factories.add_users_with(db, 5, 0)
 
     async def begin(tx: Transaction) -> None:
-        await tx.execute(text("SELECT 1"))
+        await tx.execute(ONE)
 
     async def in_a_unit() -> None:
         async with unit(begin):
@@ -160,6 +162,27 @@ async def test_accounts_that_somebody_has_are_waited_for(db: Database, shared_ur
     assert [each.available for each in await balances(db, [ada, bob])] == [0, 6]
 
 
+async def test_within_a_transaction_accounts_are_locked_in_order_all_the_same(
+    db: Database, shared_url: str
+) -> None:
+    ada, bob = await factories.add_users_with(db, 5, 0)
+
+    async def give() -> None:
+        async with db.transaction() as tx:
+            await tx.execute(ONE)
+            await credits.make(tx, transfer(ada, bob, 5))
+
+    async with looking_on(shared_url) as one, looking_on(shared_url) as other:
+        async with one.transaction():
+            await one.lock("credit_accounts", user_id=ada)
+            giving = asyncio.ensure_future(give())
+            await until_waiting_for_a_lock(shared_url)
+            # Who waits for the first has not taken the second.
+            taken = "SELECT user_id FROM credit_accounts WHERE user_id = :bob FOR UPDATE NOWAIT"
+            await other.execute(taken, bob=bob)
+        await giving
+
+
 async def test_a_lock_that_it_cannot_pass_over_is_waited_for_as_long_as_the_caller_waits(
     opened: Open, shared_url: str
 ) -> None:
@@ -186,6 +209,16 @@ async def test_a_connection_that_is_dead_is_found_out_before(db: Database, share
         await factories.make(db, transfer(ada, bob, 1))
         await factories.make(db, transfer(ada, bob, 1))
     assert [each.available for each in await balances(db, [ada, bob])] == [0, 9]
+
+
+async def test_a_connection_that_has_not_answered_of_late_is_asked_first(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, bob = await factories.add_users_with(db, 9, 0)
+    monkeypatch.setattr(postgresql, "LATE", 0.0)
+    async with sent_by(db) as sent:
+        await factories.make(db, transfer(ada, bob, 1))
+    assert [frame[:5] for frame in sent.frames] == ["BEGIN", "COMMI"]
 
 
 async def test_what_may_have_been_done_is_not_done_again(db: Database, shared_url: str) -> None:
