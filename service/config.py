@@ -167,9 +167,9 @@ class Settings(BaseSettings):
         "read", description="access that asking for the schema takes; open is none"
     )
 
-    pool_size: PositiveInt = Field(10, description="database connections kept open per worker")
+    pool_size: PositiveInt = Field(15, description="database connections kept open per worker")
     pool_overflow: Annotated[int, Field(ge=0)] = Field(
-        5, description="connections opened above that while all are busy"
+        0, description="connections opened above that while all are busy"
     )
     pool_wait: PositiveSeconds = Field(5, description="seconds a call waits for a connection")
     pool_recycle: PositiveSeconds = Field(

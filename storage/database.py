@@ -33,7 +33,8 @@ class PoolConfig:
 
     Args:
         size: connections kept open.
-        overflow: connections opened above `size` when all are busy, closed when done.
+        overflow: connections opened above `size` when all are busy, closed when done. A burst that
+            ends closes them, and the next opens them again, which costs more than a write does.
         wait: how long a caller waits for a connection before `PoolTimeout`.
         recycle: the age at which a connection is replaced.
         connect_timeout: how long opening a connection may take.
@@ -41,8 +42,8 @@ class PoolConfig:
         lock_timeout: how long a statement may wait for a lock before `LockTimeout`; 0 for no bound.
     """
 
-    size: int = 10
-    overflow: int = 5
+    size: int = 15
+    overflow: int = 0
     wait: float = 5.0
     recycle: float = 1800.0
     connect_timeout: float = 5.0
