@@ -33,7 +33,7 @@ class Connection(driver.Connection):
     is_direct = True
     # What every transaction is told as it begins, in SQL.
     told = ""
-    # When it last did, by `time.monotonic`.
+    # When it last answered, by `time.monotonic`.
     answered = -math.inf
     # Milliseconds of LOCK_TIMEOUT and STATEMENT_TIMEOUT that hold without a deadline.
     bounds: Mapping[str, int] = {}
