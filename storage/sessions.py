@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from asyncpg import InterfaceError, PostgresError
+from asyncpg import InterfaceError, InternalClientError, PostgresError
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolWaitError
@@ -153,6 +153,10 @@ class Session:
             if not driver.is_closed():
                 raise meaning_of(error, sql) from None
             await self._give_up()
+            raise DatabaseDown("the connection was lost") from None
+        except InternalClientError:
+            # PgBouncer's word that it ends a connection may come where the driver expects none.
+            await self._connection.invalidate()
             raise DatabaseDown("the connection was lost") from None
         except asyncio.CancelledError:
             await self._connection.invalidate()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from asyncpg import InternalClientError
 from sqlalchemy import bindparam, func, insert, literal, select, update
 
 from storage.dialects.direct import AGAIN, Row
+from storage.dialects.postgresql import Connection
+from storage.errors import DatabaseDown
 from storage.models import Tag, User
 from tests import factories
 from tests.statements import FRAMES, noting
@@ -124,3 +128,25 @@ async def test_a_row_has_no_attributes_but_its_columns(db: Database) -> None:
     assert isinstance(row, Row)
     with pytest.raises(AttributeError, match="username"):
         _ = row.username
+
+
+@pytest.mark.parametrize("frame", ["BEGIN", "COMMIT"])
+async def test_a_connection_that_the_driver_cannot_make_out_is_given_up(
+    db: Database, monkeypatch: pytest.MonkeyPatch, frame: str
+) -> None:
+    execute = Connection.execute
+    confused: list[Connection] = []
+
+    async def fail_once(driver: Connection, query: str, *values: object) -> str:
+        if query.startswith(frame) and not confused:
+            confused.append(driver)
+            raise InternalClientError("cannot switch to state 15")
+        return await execute(driver, query, *values)
+
+    await factories.add_user(db)
+    monkeypatch.setattr(Connection, "execute", fail_once)
+    # Nothing has been done before BEGIN, and it goes to another connection.
+    with pytest.raises(DatabaseDown) if frame == "COMMIT" else nullcontext():
+        await factories.add_user(db)
+    assert [driver.is_closed() for driver in confused] == [True]
+    await factories.add_user(db)

@@ -23,6 +23,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import Engine, event
 
 from service import logs
+from storage.dialects import postgresql
 from tests import factories
 from tests.clients import Refusal, outcome_of, refusal_of, rpcs
 from tests.differences import Difference, differs
@@ -265,6 +266,13 @@ async def test_calls_without_a_request_id_are_all_different(
     assert (count.count, await kept(database_url)) == (2, 0)
 
 
+@pytest.fixture
+def step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has nothing be a transaction by itself, as some of what has no request id is."""
+    monkeypatch.setattr(postgresql, "LATE", 0.0)
+
+
+@pytest.mark.usefixtures("step_by_step")
 @pytest.mark.parametrize(
     ("rpc", "more", "again"),
     # To claim the id and to keep the answer; again, to find that the id is claimed, and the answer.

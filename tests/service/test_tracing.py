@@ -149,8 +149,10 @@ async def test_transfers_that_are_made_together_have_their_statements_each(
     for call in calls:
         made = [span for span in collector.spans if span.parent_span_id == call.span_id]
         assert {span.trace_id for span in made} == {call.trace_id}
-        assert made[-1].name == "commit"
-        assert len(made) - 1 == attributes_of(call)["byline.statements"]
+        # What is one statement has no COMMIT.
+        assert (made[-1].name == "commit") == (len(made) > 1)
+        statements = [span for span in made if span.name != "commit"]
+        assert len(statements) == attributes_of(call)["byline.statements"]
 
 
 @pytest.mark.parametrize(
