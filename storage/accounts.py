@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, FromClause, Update
 
-    from storage.sessions import Transaction
+    from storage.database import Transaction
 
 # What the database can count.
 MOST = 2**63 - 1

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Select
 
     from storage.accounts import Account
+    from storage.database import Transaction
     from storage.dialects.rows import Changes, Source
-    from storage.sessions import Session, Transaction
+    from storage.sessions import Session
 
 
 class Balance(NamedTuple):
@@ -150,11 +151,13 @@ def _make(source: Source, *, hold: bool) -> Changes:
     return [changed, opening], result
 
 
+# What an operation says of a transfer that is no hold.
+_GIVEN = ("kind", "from_user_id", "to_user_id", "amount", "memo")
+
+
 def _transfer() -> Select[*tuple[Any, ...]]:
     """Makes one transfer between accounts that are as most are."""
-    entry: dict[Any, Any] = new_values(
-        LedgerEntry, ["kind", "from_user_id", "to_user_id", "amount", "memo"]
-    )
+    entry: dict[Any, Any] = new_values(LedgerEntry, _GIVEN)
     giver, taker = entry[LedgerEntry.from_user_id], entry[LedgerEntry.to_user_id]
     can = accounts.can_give(giver, taker, entry[LedgerEntry.amount])
     entry[LedgerEntry.created_at] = moment_by_then()
@@ -197,8 +200,7 @@ async def make(tx: Transaction, operation: Operation) -> TransferRow:
         Overflow: when the receiver would have more than can be counted.
     """
     if operation.kind is EntryKind.TRANSFER:
-        told = named(operation._asdict())
-        del told["new_lifetime"]
+        told = named({name: getattr(operation, name) for name in _GIVEN})
         if rows := await _TRANSFER.execute(tx, told):
             return _to_rows([operation], rows)[0]
     (outcome,) = await make_all(tx, [operation])

@@ -1,6 +1,6 @@
 """The engine, its pool, and the two ways in: `transaction()` and `read()`.
 
-What every transaction needs is here and in `storage/sessions.py`, once: nothing else commits.
+What every transaction needs is here, once: nothing else in Byline commits.
 """
 
 from __future__ import annotations
@@ -12,19 +12,25 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from storage.dialects.engine import make_engine
 from storage.dialects.leaving import stop_what_is_left
 from storage.dialects.transactions import AUTOCOMMIT, snapshot_options, turns
-from storage.errors import LockTimeout
-from storage.sessions import PING, Read, Transaction, connect, finish
-from storage.usage import Figures, Wait, bound, waiting_for
+from storage.errors import DatabaseDown, LockTimeout, translate
+from storage.sessions import PING, Read, Session, connect, finish
+from storage.usage import COMMIT, Figures, Wait, begin_run, bound, waiting_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from sqlalchemy import Executable
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import ConnectionPoolEntry
+
+    from storage.dialects.postgresql import Connection
+    from storage.sessions import Result
+    from storage.usage import Parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,108 @@ class PoolState(NamedTuple):
     limit: int
     open: int
     on_loan: int
+
+
+@dataclass(slots=True)
+class Transaction(Session):
+    """Statements that take effect together when the block ends, or not at all.
+
+    One that is all there is may take effect by itself, when it answers: see `at_once`.
+
+    One that fails fails all that follow, and the commit. Otherwise PostgreSQL would commit nothing
+    without a word, and the others would commit the rest; MariaDB ends a transaction that met a
+    deadlock, and would commit each further statement by itself.
+    """
+
+    _turn: asyncio.Lock | None = None
+    is_single: bool = False
+    _is_over: bool = False
+
+    @property
+    def alone(self) -> Connection | None:
+        """What a statement may be sent on by itself, without BEGIN and COMMIT; None if it may not.
+
+        It may if it was said to be all there is, on PostgreSQL. BEGIN can be sent again where it
+        finds a connection dead, and such a statement cannot: the connection must have answered of
+        late, and nothing may have come since.
+        """
+        driver = self._driver if self.is_single and self._untouched else None
+        if driver is None or not driver.is_direct or not driver.answers:
+            return None
+        return driver
+
+    async def at_once(self, statement: Executable, parameters: Parameters) -> Sequence[Any]:
+        """Runs a statement by itself, which does all there is to do, and returns its rows.
+
+        It takes effect when it answers, and nothing may follow. Where it returns none it has done
+        nothing, and others may.
+
+        Raises:
+            StorageError: as `storage.errors.translate` says.
+        """
+        self._ensure_whole()
+        self._untouched = False
+        rows = (await self._execute(statement, parameters)).all()
+        self._is_over = bool(rows)
+        self._untouched = not rows
+        return rows
+
+    async def execute(self, statement: Executable, parameters: Parameters = None) -> Result:
+        """Runs one statement and returns its buffered result.
+
+        Raises:
+            StorageError: as `storage.errors.translate` says, or again that of a statement before.
+        """
+        self._ensure_whole()
+        return await Session.execute(self, statement, parameters)
+
+    async def driver_connection(self) -> Any:  # noqa: ANN401 - the driver's, whatever it is
+        """Returns the driver's own connection, for what SQLAlchemy has no words for."""
+        self._ensure_whole()
+        raw = await self._connection.get_raw_connection()
+        return raw.driver_connection
+
+    async def close(self) -> None:
+        """Gives the connection back, rolled back if a transaction is open on it."""
+        try:
+            await Session.close(self)
+        finally:
+            if self._turn is not None:
+                self._turn.release()
+
+    async def commit(self) -> None:
+        """Commits. A cancelled caller waits for the outcome: a commit under way is not stopped."""
+        if self._is_over:
+            return
+        self._ensure_whole()
+        committing = asyncio.ensure_future(self._commit())
+        try:
+            with waiting_for(Wait.STATEMENT, self._figures.functions[COMMIT], begin_run(COMMIT)):
+                await asyncio.shield(committing)
+        except asyncio.CancelledError:
+            await asyncio.wait([committing])
+            if not committing.cancelled():
+                committing.exception()
+            raise
+
+    async def _commit(self) -> None:
+        driver = self._driver
+        if driver is not None:
+            if not self._untouched:
+                await self._tell(driver, "COMMIT;")
+            return
+        try:
+            await self._connection.commit()
+        except DBAPIError as error:
+            raise translate(error) from None
+        except PendingRollbackError as error:
+            raise DatabaseDown("the connection was lost within the transaction") from error
+
+    def _ensure_whole(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._is_over:
+            raise RuntimeError("the transaction was said to be one call of storage, and is over")
 
 
 @dataclass(slots=True)

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from storage.credits import Operation
-    from storage.database import Database
-    from storage.sessions import Transaction
+    from storage.database import Database, Transaction
 
 # Transfers that one transaction makes at most: others wait for their accounts meanwhile.
 MOST = 100

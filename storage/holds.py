@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, FromClause
 
     from storage.accounts import Account
+    from storage.database import Transaction
     from storage.dialects.rows import Changes, Source
     from storage.errors import StorageError
-    from storage.sessions import Transaction
     from storage.transfers import TransferRow
 
 _IS_EXPIRED = OpenHold.expires_at <= present_moment()

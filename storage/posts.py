@@ -46,8 +46,9 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Update
     from sqlalchemy.orm import InstrumentedAttribute
 
+    from storage.database import Transaction
     from storage.dialects.search import Search
-    from storage.sessions import Session, Transaction
+    from storage.sessions import Session
     from storage.tags import TagRow
 
 
@@ -190,8 +191,8 @@ async def create(tx: Transaction, new: NewPost) -> PostRow:
         "published": new.published,
     }
     keys = list(tags.by_key(new.tags))
-    for row in await _CREATE.execute(tx, named(values) | {"keys": keys, "tags": len(keys)}):
-        return _to_full(row)
+    if rows := await _CREATE.execute(tx, named(values) | {"keys": keys, "tags": len(keys)}):
+        return _to_full(rows[0])
     author = await users.get_for_key_share(tx, new.author_id)
     # Before the post, since adding that locks the author's count: tags may have to be waited for.
     found = await tags.ensure(tx, new.tags)

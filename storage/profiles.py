@@ -19,7 +19,8 @@ from storage.models import Profile, User
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from storage.sessions import Session, Transaction
+    from storage.database import Transaction
+    from storage.sessions import Session
 
 
 class ProfileRow(NamedTuple):

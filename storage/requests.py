@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement
 
-    from storage.sessions import Session, Transaction
+    from storage.database import Transaction
+    from storage.sessions import Session
 
 # Rows that one transaction of `purge` deletes at most.
 BATCH = 1000

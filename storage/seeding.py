@@ -18,8 +18,7 @@ from storage.models import Post, PostTag, Profile, Role, User
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from storage.database import Database
-    from storage.sessions import Transaction
+    from storage.database import Database, Transaction
 
     Progress = Callable[[str, int], None]
 

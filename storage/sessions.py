@@ -1,6 +1,6 @@
-"""Connections on loan from the pool, and what is sent on them: statements, BEGIN and COMMIT.
+"""Connections on loan from the pool, and the statements that are sent on them.
 
-Whether a connection is dead, left or committed is known here; `storage/database.py` lends them.
+What is dead, and what has been left, is known here; `storage/database.py` lends and commits.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from storage.dialects.direct import Rows, driver_of, words_of
 from storage.dialects.transactions import beginning_of
 from storage.errors import DatabaseDown, PoolTimeout, StorageError, meaning_of, translate
 from storage.stack import calling_function
-from storage.usage import COMMIT, Figures, Sent, Wait, begin_run, waiting_for
+from storage.usage import Figures, Sent, Wait, begin_run, waiting_for
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping, Sequence
+    from collections.abc import Awaitable, Mapping
 
     from sqlalchemy import CursorResult, Dialect, Executable
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -65,11 +65,6 @@ class Session:
     def dialect(self) -> str:
         """Which kind of database this is: `postgresql`, `mysql` or `sqlite`."""
         return self._engine.dialect.name
-
-    @property
-    def driver(self) -> Connection | None:
-        """PostgreSQL's own connection; None on the others."""
-        return self._driver
 
     @property
     def sql_dialect(self) -> Dialect:
@@ -213,112 +208,6 @@ class Read(Session):
                 return await self._connection.exec_driver_sql(sql, values)
             except DBAPIError as error:
                 raise translate(error) from None
-
-
-@dataclass(slots=True)
-class Transaction(Session):
-    """Statements that take effect together when the block ends, or not at all.
-
-    One that is all there is may take effect by itself, when it answers: see `at_once`.
-
-    One that fails fails all that follow, and the commit. Otherwise PostgreSQL would commit nothing
-    without a word, and the others would commit the rest; MariaDB ends a transaction that met a
-    deadlock, and would commit each further statement by itself.
-    """
-
-    _turn: asyncio.Lock | None = None
-    is_single: bool = False
-    _is_over: bool = False
-
-    @property
-    def goes_alone(self) -> bool:
-        """Whether a statement may be sent by itself, without BEGIN and COMMIT around it.
-
-        If it was said to be all there is, on PostgreSQL. BEGIN can be sent again where it finds a
-        connection dead, and such a statement cannot: the connection must have answered of late, and
-        nothing may have come since.
-        """
-        driver = self._driver
-        return (
-            self.is_single
-            and self._untouched
-            and driver is not None
-            and driver.is_direct
-            and driver.answers
-        )
-
-    async def at_once(self, statement: Executable, parameters: Parameters) -> Sequence[Any]:
-        """Runs a statement by itself, which does all there is to do, and returns its rows.
-
-        It takes effect when it answers, and nothing may follow. Where it returns none it has done
-        nothing, and others may.
-
-        Raises:
-            StorageError: as `storage.errors.translate` says.
-        """
-        self._ensure_whole()
-        self._untouched = False
-        rows = (await self._execute(statement, parameters)).all()
-        self._is_over = bool(rows)
-        self._untouched = not rows
-        return rows
-
-    async def execute(self, statement: Executable, parameters: Parameters = None) -> Result:
-        """Runs one statement and returns its buffered result.
-
-        Raises:
-            StorageError: as `storage.errors.translate` says, or again that of a statement before.
-        """
-        self._ensure_whole()
-        return await Session.execute(self, statement, parameters)
-
-    async def driver_connection(self) -> Any:  # noqa: ANN401 - the driver's, whatever it is
-        """Returns the driver's own connection, for what SQLAlchemy has no words for."""
-        self._ensure_whole()
-        raw = await self._connection.get_raw_connection()
-        return raw.driver_connection
-
-    async def close(self) -> None:
-        """Gives the connection back, rolled back if a transaction is open on it."""
-        try:
-            await Session.close(self)
-        finally:
-            if self._turn is not None:
-                self._turn.release()
-
-    async def commit(self) -> None:
-        """Commits. A cancelled caller waits for the outcome: a commit under way is not stopped."""
-        if self._is_over:
-            return
-        self._ensure_whole()
-        committing = asyncio.ensure_future(self._commit())
-        try:
-            with waiting_for(Wait.STATEMENT, self._figures.functions[COMMIT], begin_run(COMMIT)):
-                await asyncio.shield(committing)
-        except asyncio.CancelledError:
-            await asyncio.wait([committing])
-            if not committing.cancelled():
-                committing.exception()
-            raise
-
-    async def _commit(self) -> None:
-        driver = self._driver
-        if driver is not None:
-            if not self._untouched:
-                await self._tell(driver, "COMMIT;")
-            return
-        try:
-            await self._connection.commit()
-        except DBAPIError as error:
-            raise translate(error) from None
-        except PendingRollbackError as error:
-            raise DatabaseDown("the connection was lost within the transaction") from error
-
-    def _ensure_whole(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-        if self._is_over:
-            raise RuntimeError("the transaction was said to be one call of storage, and is over")
 
 
 async def connect(engine: AsyncEngine, figures: Figures) -> AsyncConnection:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import CTE, ColumnElement
 
-    from storage.sessions import Session, Transaction
+    from storage.database import Transaction
+    from storage.sessions import Session
 
 # What follows a prefix sorts before this: no name is as long.
 _AFTER_ALL = "\U0010ffff" * 51

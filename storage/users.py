@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from sqlalchemy import CTE, ColumnElement
     from sqlalchemy.orm import InstrumentedAttribute
 
-    from storage.sessions import Session, Transaction
+    from storage.database import Transaction
+    from storage.sessions import Session
 
 
 class UserRow(NamedTuple):

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from storage.database import Database
-    from storage.sessions import Session, Transaction
+    from storage.database import Database, Transaction
+    from storage.sessions import Session
     from tests.statements import Statement
 
     Call = Callable[[Session], Awaitable[object]]

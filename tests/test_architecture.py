@@ -20,14 +20,14 @@ def _calls(folder: str) -> Iterator[tuple[str, str]]:
                 yield str(path.relative_to(ROOT)), node.func.attr
 
 
-def test_nothing_commits_but_what_lends_connections() -> None:
+def test_nothing_but_the_database_module_commits() -> None:
     committing = {
         path
         for folder in ("service", "storage")
         for path, name in _calls(folder)
         if name == "commit"
     }
-    assert committing == {"storage/database.py", "storage/sessions.py"}
+    assert committing == {"storage/database.py"}
 
 
 def test_no_servicer_names_a_status_code() -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Executable
 
-    from storage.sessions import Transaction
+    from storage.database import Transaction
 
 
 class AtOnce:
@@ -35,15 +35,16 @@ class AtOnce:
     def __init__(self, statement: Executable) -> None:
         self._statement = statement
 
-    async def execute(self, tx: Transaction, parameters: Mapping[str, Any]) -> Sequence[Any]:
-        """Does it, and returns the rows; none where it is, or has, to be done step by step.
+    async def execute(self, tx: Transaction, parameters: Mapping[str, Any]) -> Sequence[Any] | None:
+        """Does it, and returns the rows: none if it did nothing, None if it may not go by itself.
 
         Raises:
             StorageError: as for any statement.
         """
-        if not tx.goes_alone or tx.driver is None:
-            return ()
-        told = {**parameters, LOCK_TIMEOUT: tx.driver.lock_timeout}
+        driver = tx.alone
+        if driver is None:
+            return None
+        told = {**parameters, LOCK_TIMEOUT: driver.lock_timeout}
         return await tx.at_once(self._statement, told)
 
 

@@ -54,8 +54,9 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.selectable import TableValuedAlias
     from sqlalchemy.types import TypeEngine
 
+    from storage.database import Transaction
     from storage.models import Base
-    from storage.sessions import Result, Transaction
+    from storage.sessions import Result
 
     Dml = Insert | Update | Delete
     # Names the rows that a change returns, for others to read.
@@ -306,8 +307,9 @@ class ChangeOne:
             if (await tx.execute(self._change, parameters)).rowcount == 0:
                 return None
             return (await tx.execute(self._again, parameters)).one()
-        if tx.goes_alone:
-            return next(iter(await self._at_once.execute(tx, parameters)), None)
+        rows = await self._at_once.execute(tx, parameters)
+        if rows is not None:
+            return rows[0] if rows else None
         return (await tx.execute(self._returning, parameters)).one_or_none()
 
 

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from storage.credits import Balance
-    from storage.database import Database
-    from storage.sessions import Transaction
+    from storage.database import Database, Transaction
     from storage.users import UserRow
     from tests.conftest import Open
 

@@ -19,7 +19,7 @@ from tests.statements import sent_by
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from storage.sessions import Transaction
+    from storage.database import Transaction
     from tests.conftest import Open
 
 ONE = text("SELECT 1")

@@ -12,8 +12,7 @@ from tests import factories
 from tests.statements import run, sent_by
 
 if TYPE_CHECKING:
-    from storage.database import Database
-    from storage.sessions import Transaction
+    from storage.database import Database, Transaction
 
 # Rows of posts that the open transaction has looked at by then.
 FETCHED = """

@@ -24,8 +24,7 @@ from tests.statements import post_counts, run, sent_by, set_moments
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from storage.database import Database
-    from storage.sessions import Transaction
+    from storage.database import Database, Transaction
     from storage.users import UserRow
     from tests.paging import Fetch
 

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL
 
-    from storage.sessions import Session, Transaction
+    from storage.database import Transaction
+    from storage.sessions import Session
     from tests import engines
     from tests.conftest import Open
 

@@ -20,8 +20,7 @@ from tests.storage.test_database import for_ever
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from storage.database import Database
-    from storage.sessions import Transaction
+    from storage.database import Database, Transaction
     from tests.conftest import Open
 
 SOON = 0.3
