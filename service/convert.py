@@ -105,7 +105,8 @@ def _fill_user(message: resources_pb2.User, row: UserRow, more: authors.Recent |
     message.role = _ROLE_MESSAGES[row.role]
     message.is_active = row.is_active
     set_timestamp(message.created_at, row.created_at)
-    _set_changed(message, row.updated_at)
+    set_timestamp(message.updated_at, row.updated_at)
+    message.etag = to_etag(row.updated_at)
     if row.profile is not None:
         _fill_profile(message.profile, row.profile)
     if more is not None:
@@ -127,7 +128,8 @@ def _fill_post(message: resources_pb2.Post, row: PostRow) -> None:
     message.content = row.content
     message.published = row.published
     set_timestamp(message.created_at, row.created_at)
-    _set_changed(message, row.updated_at)
+    set_timestamp(message.updated_at, row.updated_at)
+    message.etag = to_etag(row.updated_at)
     if row.published_at is not None:
         set_timestamp(message.published_at, row.published_at)
     if row.author is not None:
@@ -170,19 +172,7 @@ def set_timestamp(message: Timestamp, moment: datetime) -> None:
 def to_etag(updated_at: datetime) -> str:
     """Returns the etag of a row that last changed at this moment."""
     since = updated_at - _EPOCH
-    return _etag(_seconds(since), since.microseconds)
-
-
-def _set_changed(message: resources_pb2.User | resources_pb2.Post, updated_at: datetime) -> None:
-    """Writes when a row last changed, and the etag of that moment."""
-    since, stamp = updated_at - _EPOCH, message.updated_at
-    stamp.seconds = seconds = _seconds(since)
-    stamp.nanos = since.microseconds * _NANOS_PER_MICROSECOND
-    message.etag = _etag(seconds, since.microseconds)
-
-
-def _etag(seconds: int, microseconds: int) -> str:
-    return f"{seconds * _MICROSECONDS_PER_SECOND + microseconds:x}"
+    return f"{_seconds(since) * _MICROSECONDS_PER_SECOND + since.microseconds:x}"
 
 
 def _seconds(since: timedelta) -> int:
