@@ -344,15 +344,20 @@ def _reserve(address: Address) -> tuple[socket.socket, Address]:
         # A port that an ended connection still holds may be listened on; a server's may not.
         with _bound(family, address, socket.SO_REUSEADDR) as first:
             address = address._replace(port=first.getsockname()[1])
-        return _bound(family, address, socket.SO_REUSEPORT), address
+        try:
+            return _bound(family, address, socket.SO_REUSEPORT), address
+        except OSError:
+            # Those that a server of one worker ended, which shares its port with nobody.
+            return _bound(family, address, socket.SO_REUSEPORT, socket.SO_REUSEADDR), address
     except OSError as error:
         raise CommandFailed(f"cannot listen on {address}: {error.strerror}") from None
 
 
-def _bound(family: socket.AddressFamily, address: Address, option: int) -> socket.socket:
+def _bound(family: socket.AddressFamily, address: Address, *options: int) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
-        made.setsockopt(socket.SOL_SOCKET, option, 1)
+        for option in options:
+            made.setsockopt(socket.SOL_SOCKET, option, 1)
         made.bind(address)
     except OSError:
         made.close()

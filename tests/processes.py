@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,16 +28,6 @@ QUICK = (
     *("--listen", "127.0.0.1:0", "--log-format", "json", "--drain-pause", "0"),
     *("--hash-time-cost", "1", "--hash-memory-kib", "8", "--hash-parallelism", "1"),
 )
-
-
-def lasting_port() -> int:
-    """Returns a free port that nobody gets who does not ask for it, so that it stays free."""
-    while True:
-        # Below those that systems give to who asks for any.
-        port = random.randrange(20_000, 32_000)  # noqa: S311 - may be foreseen
-        with socket.socket() as asking, suppress(OSError):
-            asking.bind(("127.0.0.1", port))
-            return port
 
 
 async def until(holds: Callable[[], bool | Awaitable[bool]]) -> None:

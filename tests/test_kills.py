@@ -20,7 +20,7 @@ from storage import audit, credits
 from storage.database import Database
 from tests import factories
 from tests.clients import Client, Refusal, outcome_of
-from tests.processes import PATIENCE, Byline, lasting_port, until
+from tests.processes import PATIENCE, Byline, until
 from tests.statements import post_counts, run
 
 if TYPE_CHECKING:
@@ -103,16 +103,6 @@ class Callers:
         return answer
 
 
-async def started_again(folder: Path, *flags: str) -> Byline:
-    """Starts a server where one was killed, whose connections may hold the port for a while."""
-    while True:
-        byline = Byline(folder, *flags)
-        await until(lambda: byline.ended or "Ctrl-C" in byline.output)  # noqa: B023 - called here
-        if not byline.ended:
-            return byline
-        assert "Address already in use" in byline.complaint
-
-
 @pytest.mark.parametrize("rounds", [3, pytest.param(200, marks=pytest.mark.long)])
 async def test_what_was_acknowledged_is_there_once_however_often_the_server_is_killed(
     folder: Path, db: Database, database_url: str, rounds: int
@@ -121,11 +111,12 @@ async def test_what_was_acknowledged_is_there_once_however_often_the_server_is_k
     print(f"the moments of seed {seed}")  # noqa: T201 - shown when the test fails
     moments = random.Random(seed)  # noqa: S311 - may be foreseen
     giver, receiver = await factories.add_users_with(db, GRANTED, 0)
-    # Started again, it listens where its callers know it to be.
-    flags = ("--database-url", database_url, "--listen", f"127.0.0.1:{lasting_port()}")
-    byline = Byline(folder, *flags)
+    options = ("--database-url", database_url)
+    byline = Byline(folder, *options)
     try:
         await byline.started()
+        # Started again, it listens where its callers know it to be.
+        flags = (*options, "--listen", byline.address)
         async with Client(byline.address, **SOON) as client, asyncio.TaskGroup() as group:
             callers = Callers(client, (giver, receiver))
             for name in range(CALLERS):
@@ -134,7 +125,8 @@ async def test_what_was_acknowledged_is_there_once_however_often_the_server_is_k
                 await callers.get_on(moments.randint(1, MOST_CALLS))
                 await asyncio.sleep(moments.uniform(0, MOST_SECONDS))
                 byline.kill()
-                byline = await started_again(folder, *flags)
+                byline = Byline(folder, *flags)
+                await byline.started()
             callers.stopping = True
         await byline.stop()
     finally:

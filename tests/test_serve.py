@@ -7,6 +7,7 @@ import json
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -123,6 +124,25 @@ def test_a_port_that_another_byline_serves_on_is_refused_in_one_line(
         assert ended.complaint == (
             f"byline: cannot listen on {served.address}: Address already in use\n"
         )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_port_that_an_ended_connection_holds_is_listened_on(
+    folder: Path, workers: int
+) -> None:
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        host, port = listening.getsockname()
+        caller = socket.create_connection((host, port))
+        # Who ends a connection keeps it for a minute.
+        listening.accept()[0].close()
+        caller.close()
+    flags = ("--database-url", f"sqlite+aiosqlite:///{folder}/byline.db", "--migrate")
+    listen = ("--listen", f"{host}:{port}", "--workers", workers)
+    async with serving(folder, *flags, *listen) as byline, calling(byline) as client:
+        await client.users.CountUsers(pb.CountUsersRequest())
 
 
 def test_migrate_uses_the_server_that_runs(served: Byline, byline: Command) -> None:
