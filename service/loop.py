@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LOOK = 0.1
 # Objects made and not dropped before the youngest are looked at, and how many such looks lie
 # between those at the older ones. Calls drop nearly all of theirs by themselves.
-GARBAGE = (20_000, 20, 20)
+GARBAGE = (5_000, 20, 20)
 
 # Bytes: as many as the system keeps for a reader, one for each event.
 _TOLD = 65_536

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
@@ -16,6 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from service import logs
 from service.admission import Admission
+from service.calls import Call
 from service.config import Settings
 from service.errors import Overloaded
 from service.idempotency import Idempotency
@@ -107,6 +110,11 @@ class Script:
             raise error
 
 
+def calls_there() -> int:
+    """How many calls are in memory, whether anybody can reach them or not."""
+    return sum(isinstance(each, Call) for each in gc.get_objects())
+
+
 async def forever() -> None:
     await asyncio.get_running_loop().create_future()
 
@@ -169,6 +177,24 @@ async def test_a_failed_call_is_logged_for_whom_it_concerns(
     # The whole traceback of a fault of ours, and the kind of any other error.
     told = line.get("exc_info") if code == "INTERNAL" else line["error"]
     assert told == (error if code == "INTERNAL" else type(error).__name__)
+
+
+@pytest.mark.parametrize("error", [Overloaded, Contention, partial(NotFound, "user", 7)])
+async def test_a_failed_call_leaves_nothing_for_the_garbage_collector_to_find(
+    error: Callable[[], Exception],
+) -> None:
+    async def fail() -> None:
+        raise error()
+
+    gc.collect()
+    gc.disable()
+    before = calls_there()
+    try:
+        async with scripted(fail, Limits(retries=0)) as client:
+            await refusal_of(count_users(client))
+            await until(lambda: calls_there() == before)
+    finally:
+        gc.enable()
 
 
 # Deadlines
