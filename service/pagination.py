@@ -11,12 +11,12 @@ import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from copy import deepcopy
-from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import TYPE_CHECKING, TypeGuard
 
 from service.errors import InvalidRequest, Violation
 from storage.keyset import Cursor, Order, Window
+from storage.moments import FIRST, LAST
 
 if TYPE_CHECKING:
     from byline.v1 import credits_pb2, posts_pb2, tags_pb2, users_pb2
@@ -37,10 +37,8 @@ _FREE = ("page_size", "page_token", "view")
 # What the fields that a list can be ordered by hold; the others hold text.
 _MOMENTS = ("created_at",)
 _NUMBERS = ("id", "post_count")
-_VERSION = b"\x01"
+_VERSION = b"\x02"
 _DIGEST_SIZE = 12
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 def window(request: ListRequest, default: str = "id") -> Window:
@@ -65,13 +63,8 @@ def token(cursor: Cursor | None, request: ListRequest) -> str:
     """Returns the token of a position in the asked list; empty when there is no more to come."""
     if cursor is None:
         return ""
-    value, row_id = cursor
-    is_moment = isinstance(value, datetime)
-    plain = (value - _EPOCH) // _MICROSECOND if isinstance(value, datetime) else value
     # With its characters escaped, a long title would not fit into a token that may be sent.
-    position = json.dumps(
-        [plain, row_id, is_moment], ensure_ascii=False, separators=(",", ":")
-    ).encode()
+    position = json.dumps(cursor, ensure_ascii=False, separators=(",", ":")).encode()
     raw = _VERSION + _digest(position, request) + position
     return _encode(raw)
 
@@ -97,21 +90,20 @@ def _decode(request: ListRequest, field: str) -> Cursor | None:
     try:
         return _cursor(field, *json.loads(position))
     # Forged: no list gives out such a position.
-    except (ValueError, TypeError, OverflowError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         raise _foreign() from None
 
 
-def _cursor(field: str, value: object, row_id: object, is_moment: object) -> Cursor:
+def _cursor(field: str, value: object, row_id: object) -> Cursor:
     """Returns the position that a token holds.
 
     Raises:
         ValueError: when it is none in a list ordered by this field.
-        OverflowError: when it is a moment beyond the calendar.
     """
     if not _is_id(row_id):
         raise ValueError("is not an id")
-    if is_moment and type(value) is int and field in _MOMENTS:
-        return Cursor(_EPOCH + value * _MICROSECOND, row_id)
+    if field in _MOMENTS and type(value) is int and FIRST <= value <= LAST:
+        return Cursor(value, row_id)
     if _is_id(value) and field in _NUMBERS:
         return Cursor(value, row_id)
     if _is_text(value) and field not in (*_MOMENTS, *_NUMBERS):

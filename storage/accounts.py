@@ -14,11 +14,11 @@ from storage.models import CreditAccount, User
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import datetime
 
     from sqlalchemy import ColumnElement, FromClause, Update
 
     from storage.database import Transaction
+    from storage.moments import Moment
 
 # What the database can count.
 MOST = 2**63 - 1
@@ -106,7 +106,7 @@ def give(made: FromClause, giver: ColumnElement[int], taker: ColumnElement[int])
     )
 
 
-def change_balances(moment: ColumnElement[datetime]) -> Update:
+def change_balances(moment: ColumnElement[Moment]) -> Update:
     """Changes locked accounts by what `changes_of` says.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence  # noqa: TC003 - NamedTuple keeps the annotations
-from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import case, func, select
@@ -12,6 +11,7 @@ from storage import keyset, posts
 from storage.dialects.sql import first_of_each, is_one_of
 from storage.errors import NotFound
 from storage.models import Post, User, UserPostCount
+from storage.moments import Moment  # noqa: TC001 - NamedTuple keeps the annotations
 
 if TYPE_CHECKING:
     from storage.sessions import Session
@@ -33,8 +33,8 @@ class Statistics(NamedTuple):
 
     post_count: int
     published_post_count: int
-    first_post_at: datetime | None
-    last_post_at: datetime | None
+    first_post_at: Moment | None
+    last_post_at: Moment | None
 
 
 class Recent(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta  # noqa: TC003 - NamedTuple keeps the annotations
+from datetime import timedelta  # noqa: TC003 - NamedTuple keeps the annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +29,7 @@ from storage.errors import (
     StorageError,
 )
 from storage.models import CreditAccount, EntryKind, LedgerEntry, OpenHold
+from storage.moments import Moment  # noqa: TC001 - NamedTuple keeps the annotations
 from storage.transfers import State, TransferRow
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Balance(NamedTuple):
 
     available: int
     held: int
-    updated_at: datetime
+    updated_at: Moment
 
 
 class Operation(NamedTuple):

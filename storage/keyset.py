@@ -6,10 +6,10 @@ once, whatever is inserted or deleted meanwhile.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from storage.dialects.sql import is_after, row_limit
+from storage.moments import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SHAPES = 256
 
 Row = TypeVar("Row", bound=tuple[Any, ...])
-Value = int | str | datetime
+Value = int | str | Moment
 
 
 class Order(NamedTuple):

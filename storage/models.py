@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime  # noqa: TC003 - SQLAlchemy reads the annotations
 from enum import StrEnum
 from typing import Any
 from uuid import UUID  # noqa: TC003 - SQLAlchemy reads the annotations
@@ -38,6 +37,7 @@ from storage.dialects.types import (
     only,
     sorted_text,
 )
+from storage.moments import Moment  # noqa: TC001 - NamedTuple keeps the annotations
 
 
 class Base(DeclarativeBase):
@@ -72,7 +72,7 @@ def _key(length: int) -> String:
     return sorted_text(length * EXPANSION)
 
 
-def _moment() -> MappedColumn[datetime]:
+def _moment() -> MappedColumn[Moment]:
     """A moment by the database's clock."""
     return mapped_column(MOMENT, server_default=clock())
 
@@ -91,8 +91,8 @@ class User(Base):
     full_name: Mapped[str | None] = mapped_column(String(100))
     role: Mapped[str] = mapped_column(String(16), server_default=Role.USER)
     is_active: Mapped[bool] = mapped_column(server_default=text("true"))
-    created_at: Mapped[datetime] = _moment()
-    updated_at: Mapped[datetime] = _moment()
+    created_at: Mapped[Moment] = _moment()
+    updated_at: Mapped[Moment] = _moment()
 
     profile: Mapped[Profile | None] = relationship(lazy="raise", back_populates="user")
     posts: Mapped[list[Post]] = relationship(lazy="raise", back_populates="author")
@@ -130,7 +130,7 @@ class Profile(Base):
     )
     bio: Mapped[str] = mapped_column(Text)
     avatar_url: Mapped[str] = mapped_column(String(500))
-    updated_at: Mapped[datetime] = _moment()
+    updated_at: Mapped[Moment] = _moment()
 
     user: Mapped[User] = relationship(lazy="raise", back_populates="profile")
 
@@ -146,9 +146,9 @@ class Post(Base):
     title_key: Mapped[str] = mapped_column(_key(200))
     content: Mapped[str] = mapped_column(LONG_TEXT)
     published: Mapped[bool]
-    created_at: Mapped[datetime] = _moment()
-    updated_at: Mapped[datetime] = _moment()
-    published_at: Mapped[datetime | None] = mapped_column(MOMENT)
+    created_at: Mapped[Moment] = _moment()
+    updated_at: Mapped[Moment] = _moment()
+    published_at: Mapped[Moment | None] = mapped_column(MOMENT)
 
     author: Mapped[User] = relationship(lazy="raise", back_populates="posts")
     tags: Mapped[list[Tag]] = relationship(
@@ -182,7 +182,7 @@ class Tag(Base):
     id: Mapped[int] = mapped_column(ID, Identity(always=True), primary_key=True)
     name: Mapped[str] = mapped_column(String(50))
     name_key: Mapped[str] = mapped_column(_key(50), unique=True)
-    updated_at: Mapped[datetime] = _moment()
+    updated_at: Mapped[Moment] = _moment()
 
     posts: Mapped[list[Post]] = relationship(
         lazy="raise", back_populates="tags", secondary="post_tags"
@@ -244,7 +244,7 @@ class CreditAccount(Base):
     )
     available: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     held: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    updated_at: Mapped[datetime] = _moment()
+    updated_at: Mapped[Moment] = _moment()
 
     __table_args__ = (
         CheckConstraint("available >= 0", name="available"),
@@ -278,8 +278,8 @@ class LedgerEntry(Base):
     amount: Mapped[int] = mapped_column(BigInteger)
     memo: Mapped[str] = mapped_column(String(200))
     hold_id: Mapped[int | None] = mapped_column(BigInteger)
-    expires_at: Mapped[datetime | None] = mapped_column(MOMENT)
-    created_at: Mapped[datetime] = _moment()
+    expires_at: Mapped[Moment | None] = mapped_column(MOMENT)
+    created_at: Mapped[Moment] = _moment()
 
     __table_args__ = (
         CheckConstraint(
@@ -327,7 +327,7 @@ class OpenHold(Base):
     from_user_id: Mapped[int] = mapped_column(BigInteger)
     to_user_id: Mapped[int] = mapped_column(BigInteger)
     amount: Mapped[int] = mapped_column(BigInteger)
-    expires_at: Mapped[datetime] = mapped_column(MOMENT)
+    expires_at: Mapped[Moment] = mapped_column(MOMENT)
 
     __table_args__ = (
         Index(None, "from_user_id", "expires_at"),
@@ -349,7 +349,7 @@ class Request(Base):
     digests: Mapped[dict[str, str]] = mapped_column(JSON)
     # None only within the transaction that serves the call.
     answer: Mapped[bytes | None] = mapped_column(LONG_BYTES)
-    created_at: Mapped[datetime] = _moment()
+    created_at: Mapped[Moment] = _moment()
 
     __table_args__ = (Index(None, "created_at"),)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence  # noqa: TC003 - NamedTuple keeps the annotations
-from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,9 +35,10 @@ from storage.dialects.sql import (
     moment_after,
     planned_for_its_values,
 )
-from storage.dialects.types import EPOCH, clock
+from storage.dialects.types import clock
 from storage.errors import NotFound, Stale, TooManyTags
 from storage.models import Post, PostTag, User
+from storage.moments import EPOCH, Moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,9 +59,9 @@ class PostRow(NamedTuple):
     author_id: int
     title: str
     published: bool
-    created_at: datetime
-    updated_at: datetime
-    published_at: datetime | None
+    created_at: Moment
+    updated_at: Moment
+    published_at: Moment | None
     content: str = ""
     author: users.UserRow | None = None
     tags: Sequence[TagRow] = ()
@@ -83,8 +83,8 @@ class Filter(NamedTuple):
     published: bool | None = None
     tag: str = ""
     query: str = ""
-    created_after: datetime | None = None
-    created_before: datetime | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
 
     @property
     def shape(self) -> Filter:
@@ -259,7 +259,7 @@ async def update(
     post_id: int,
     changes: Mapping[str, Any],
     *,
-    unchanged_since: datetime | None = None,
+    unchanged_since: Moment | None = None,
 ) -> PostRow:
     """Changes a post. `updated_at` moves only if a value or the set of tags differs.
 
@@ -321,7 +321,7 @@ async def remove_tags(tx: Transaction, post_id: int, names: Iterable[str]) -> Po
     return await get(tx, post_id)
 
 
-async def delete(tx: Transaction, post_id: int, *, unchanged_since: datetime | None = None) -> None:
+async def delete(tx: Transaction, post_id: int, *, unchanged_since: Moment | None = None) -> None:
     """Removes a post and, by the database's cascade, its links to tags.
 
     Raises:
@@ -472,14 +472,14 @@ def _published_at(*, published: bool) -> ColumnElement[Any]:
     return case((Post.published, Post.published_at), else_=moment_after(Post.updated_at))
 
 
-def _unchanged(post_id: int, since: datetime | None) -> list[ColumnElement[bool]]:
+def _unchanged(post_id: int, since: Moment | None) -> list[ColumnElement[bool]]:
     conditions = [Post.id == post_id]
     if since is not None:
         conditions.append(Post.updated_at == since)
     return conditions
 
 
-async def _why_missed(tx: Transaction, post_id: int, since: datetime | None) -> NotFound | Stale:
+async def _why_missed(tx: Transaction, post_id: int, since: Moment | None) -> NotFound | Stale:
     """Tells why no row matched `_unchanged`."""
     if since is None:
         # A row that is there by this time came after it was looked for.
@@ -488,7 +488,7 @@ async def _why_missed(tx: Transaction, post_id: int, since: datetime | None) -> 
     return NotFound("post", post_id) if found is None else Stale("post", post_id)
 
 
-async def _lock(tx: Transaction, post_id: int, *, unchanged_since: datetime | None = None) -> None:
+async def _lock(tx: Transaction, post_id: int, *, unchanged_since: Moment | None = None) -> None:
     """Keeps others from changing the post while the transaction lasts.
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +14,7 @@ from storage.dialects.rows import ChangeOne, adding_missing, named, new_values
 from storage.dialects.sql import changed_at
 from storage.errors import NotFound, Stale
 from storage.models import Profile, User
+from storage.moments import Moment  # noqa: TC001 - NamedTuple keeps the annotations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +29,7 @@ class ProfileRow(NamedTuple):
     user_id: int
     bio: str
     avatar_url: str
-    updated_at: datetime
+    updated_at: Moment
 
 
 _COLUMNS = (Profile.user_id, Profile.bio, Profile.avatar_url, Profile.updated_at)
@@ -60,7 +60,7 @@ async def update(
     user_id: int,
     changes: Mapping[str, object],
     *,
-    unchanged_since: datetime | None = None,
+    unchanged_since: Moment | None = None,
 ) -> ProfileRow:
     """Changes a profile. `updated_at` moves only if a value differs from what it was.
 
@@ -87,7 +87,7 @@ async def update_or_create(
     user_id: int,
     changes: Mapping[str, object],
     *,
-    unchanged_since: datetime | None = None,
+    unchanged_since: Moment | None = None,
 ) -> ProfileRow:
     """Changes a profile as `update` does, or makes it, empty but for the changes.
 

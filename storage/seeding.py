@@ -14,18 +14,20 @@ from storage import tags
 from storage.casefold import fold
 from storage.dialects.rows import copy_in, reserve_ids
 from storage.models import Post, PostTag, Profile, Role, User
+from storage.moments import moment_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from storage.database import Database, Transaction
+    from storage.moments import Moment
 
     Progress = Callable[[str, int], None]
 
 # Rows added by one statement.
 BATCH = 5_000
-FIRST_DAY = datetime(2023, 1, 1, tzinfo=UTC)
-LAST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
+FIRST_DAY = moment_of(datetime(2023, 1, 1, tzinfo=UTC))
+LAST_DAY = moment_of(datetime(2026, 1, 1, tzinfo=UTC))
 TAGS_OF_A_POST = (0, 1, 1, 2, 2, 3, 3, 4, 5)
 PUBLISHED = 0.9
 ACTIVE = 0.97
@@ -118,7 +120,7 @@ async def seed(db: Database, plan: Plan, password_hash: str, progress: Progress)
 
 async def _add_users(
     tx: Transaction, plan: Plan, draw: random.Random, password_hash: str, progress: Progress
-) -> list[tuple[datetime, int]]:
+) -> list[tuple[Moment, int]]:
     """Adds users, some with a profile, and returns when each joined with their id, in order."""
     ids = await reserve_ids(tx, User.id, plan.users)
     joined = []
@@ -160,7 +162,7 @@ async def _add_posts(
     tx: Transaction,
     plan: Plan,
     draw: random.Random,
-    there: tuple[Sequence[tuple[datetime, int]], Sequence[int]],
+    there: tuple[Sequence[tuple[Moment, int]], Sequence[int]],
     progress: Progress,
 ) -> None:
     """Adds posts and their links to tags. Nobody writes before they have joined."""
@@ -197,9 +199,9 @@ def _tag_count(draw: random.Random, tag_ids: Sequence[int]) -> int:
     return draw.choice(TAGS_OF_A_POST) if tag_ids else 0
 
 
-def _moment(draw: random.Random, since: datetime, number: int, total: int) -> datetime:
+def _moment(draw: random.Random, since: Moment, number: int, total: int) -> Moment:
     """When the one of this number came, of so many who came one after the other."""
-    return since + (LAST_DAY - since) * ((number + draw.random()) / total)
+    return since + round((LAST_DAY - since) * ((number + draw.random()) / total))
 
 
 def _title(draw: random.Random) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sqlalchemy import Select, bindparam, func, select
@@ -22,6 +21,7 @@ from storage.dialects.sql import (
 )
 from storage.errors import NotFound, Stale
 from storage.models import PostTag, Tag
+from storage.moments import Moment  # noqa: TC001 - NamedTuple keeps the annotations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -40,7 +40,7 @@ class TagRow(NamedTuple):
 
     id: int
     name: str
-    updated_at: datetime
+    updated_at: Moment
     post_count: int | None = None
 
 
@@ -162,7 +162,7 @@ async def update(
     tag_id: int,
     changes: Mapping[str, Any],
     *,
-    unchanged_since: datetime | None = None,
+    unchanged_since: Moment | None = None,
 ) -> TagRow:
     """Changes a tag. `updated_at` moves only if the name differs from what it was.
 

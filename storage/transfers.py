@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
 from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +13,7 @@ from storage import keyset
 from storage.dialects.sql import is_one_of, literal, present_moment, row_limit
 from storage.errors import NotFound
 from storage.models import EntryKind, LedgerEntry, OpenHold
+from storage.moments import Moment  # noqa: TC001 - NamedTuple keeps the annotations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,11 +50,11 @@ class TransferRow(NamedTuple):
     to_user_id: int
     amount: int
     memo: str
-    created_at: datetime
-    expires_at: datetime | None = None
+    created_at: Moment
+    expires_at: Moment | None = None
     state: State = State.SETTLED
     captured_amount: int = 0
-    resolved_at: datetime | None = None
+    resolved_at: Moment | None = None
 
     @property
     def users(self) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime  # noqa: TC003 - NamedTuple keeps the annotations
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -23,9 +22,9 @@ from storage.dialects.sql import (
     moment_after,
     planned_for_its_values,
 )
-from storage.dialects.types import EPOCH
 from storage.errors import Contention, NotFound, Stale
 from storage.models import Post, Profile, Role, User
+from storage.moments import EPOCH, Moment
 from storage.profiles import ProfileRow
 
 if TYPE_CHECKING:
@@ -47,8 +46,8 @@ class UserRow(NamedTuple):
     full_name: str | None
     role: Role
     is_active: bool
-    created_at: datetime
-    updated_at: datetime
+    created_at: Moment
+    updated_at: Moment
     profile: ProfileRow | None = None
 
 
@@ -74,8 +73,8 @@ class Filter(NamedTuple):
     is_active: bool | None = None
     role: Role | None = None
     query: str = ""
-    created_after: datetime | None = None
-    created_before: datetime | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
     has_published: bool = False
 
     @property
@@ -88,7 +87,7 @@ class Filter(NamedTuple):
         )
 
     @property
-    def parameters(self) -> dict[str, datetime]:
+    def parameters(self) -> dict[str, Moment]:
         """What the conditions are told of this one, but for the query."""
         bounds = {"created_after": self.created_after, "created_before": self.created_before}
         return {name: moment for name, moment in bounds.items() if moment is not None}
@@ -230,7 +229,7 @@ async def update(
     user_id: int,
     changes: Mapping[str, object],
     *,
-    unchanged_since: datetime | None = None,
+    unchanged_since: Moment | None = None,
 ) -> UserRow:
     """Changes a user. `updated_at` moves only if a value differs from what it was.
 
@@ -254,7 +253,7 @@ async def update(
     return _to_row(row)
 
 
-async def delete(tx: Transaction, user_id: int, *, unchanged_since: datetime | None = None) -> None:
+async def delete(tx: Transaction, user_id: int, *, unchanged_since: Moment | None = None) -> None:
     """Removes a user and, by the database's cascade, what belongs to them.
 
     Raises:
@@ -405,14 +404,14 @@ def _locked(where: Filter, way: Way) -> Select[*tuple[Any, ...]]:
     return ids.with_for_update(key_share=True)
 
 
-def _unchanged(user_id: int, since: datetime | None) -> list[ColumnElement[bool]]:
+def _unchanged(user_id: int, since: Moment | None) -> list[ColumnElement[bool]]:
     conditions = [User.id == user_id]
     if since is not None:
         conditions.append(User.updated_at == since)
     return conditions
 
 
-async def _why_missed(tx: Transaction, user_id: int, since: datetime | None) -> NotFound | Stale:
+async def _why_missed(tx: Transaction, user_id: int, since: Moment | None) -> NotFound | Stale:
     """Tells why no row matched `_unchanged`."""
     if since is None:
         # A row that is there by this time came after it was looked for.

@@ -13,6 +13,7 @@ from sqlalchemy import insert
 from storage import credits, posts, profiles, tags, users
 from storage.credits import Operation
 from storage.models import EntryKind, Post, Request, User
+from storage.moments import moment_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -128,7 +129,7 @@ async def add_tags(db: Database, *names: str) -> list[TagRow]:
 
 async def add_requests(db: Database, count: int, age: timedelta) -> None:
     """Adds requests by storage that were answered so long ago."""
-    answered = datetime.now(UTC) - age
+    answered = moment_of(datetime.now(UTC) - age)
     rows = [
         {"request_id": uuid4(), "method": "", "caller": "", "digests": {}, "created_at": answered}
         for _ in range(count)

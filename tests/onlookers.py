@@ -8,7 +8,7 @@ import random
 import sqlite3
 from collections import defaultdict
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import event, make_url, text
@@ -20,7 +20,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from storage.dialects import sqlite
 from storage.dialects.sql import CLOCK
 from storage.dialects.transactions import AUTOCOMMIT
-from storage.dialects.types import EPOCH, TICK
+from storage.moments import Moment, moment_of
 from tests.processes import until
 from tests.servers import past_the_pooler
 
@@ -93,10 +93,10 @@ class Onlooker:
         """Returns the one value that a query asks for."""
         return (await self.execute(statement, **values)).scalar()
 
-    async def now(self) -> datetime:
+    async def now(self) -> Moment:
         """Returns the time by the database's clock."""
         told = await self.value(_NOW[self.kind])
-        return EPOCH + told * TICK if isinstance(told, int) else told.replace(tzinfo=UTC)
+        return told if isinstance(told, int) else moment_of(told.replace(tzinfo=UTC))
 
     @asynccontextmanager
     async def transaction(self, end: str = "rollback") -> AsyncIterator[None]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from storage.moments import datetime_of
 from tests.statements import sent_by
 
 if TYPE_CHECKING:
@@ -58,7 +59,11 @@ async def plan_of(
     await planner.execute(f"SET plan_cache_mode = {mode}")
     await planner.execute(f"PREPARE explained AS {statement.text}")
     try:
-        values = f"({', '.join(map(_quoted, statement.values))})" if statement.values else ""
+        quoted = [
+            _quoted(datetime_of(value) if f"${at}::TIMESTAMP" in statement.text else value)
+            for at, value in enumerate(statement.values, start=1)
+        ]
+        values = f"({', '.join(quoted)})" if quoted else ""
         options = "ANALYZE, TIMING off, FORMAT json" if run else "FORMAT json"
         explained = await planner.fetchval(f"EXPLAIN ({options}) EXECUTE explained{values}")
     finally:

@@ -13,13 +13,13 @@ from storage.dialects.postgresql import Connection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-    from datetime import datetime
 
     from sqlalchemy import CursorResult
     from sqlalchemy.orm import InstrumentedAttribute
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
     from storage.database import Database
+    from storage.moments import Moment
 
 
 async def run(db: Database, statement: str, **values: object) -> CursorResult[Any]:
@@ -31,8 +31,8 @@ async def run(db: Database, statement: str, **values: object) -> CursorResult[An
 
 async def set_moments(
     db: Database,
-    column: InstrumentedAttribute[datetime],
-    moment_of: Callable[[int, datetime], datetime],
+    column: InstrumentedAttribute[Moment],
+    moment_of: Callable[[int, Moment], Moment],
 ) -> None:
     """Gives rows another moment, which depends on their key and on the one that they have."""
     key = inspect(column.class_).primary_key[0]

@@ -14,11 +14,11 @@ from storage.dialects.postgresql import LOCK_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     from sqlalchemy import ColumnElement, Executable
 
     from storage.database import Transaction
+    from storage.moments import Moment
 
 
 class AtOnce:
@@ -54,6 +54,6 @@ def in_time() -> ColumnElement[bool]:
     return func.set_config(literal_column(f"'{LOCK_TIMEOUT}'"), told, true()).is_not(None)
 
 
-def moment_by_then() -> ColumnElement[datetime]:
+def moment_by_then() -> ColumnElement[Moment]:
     """The moment at which the database comes to it: after others whose locks were there before."""
     return func.clock_timestamp()

@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage import poolers
-from storage.dialects import direct, mysql, sqlite
+from storage.dialects import direct, mysql, postgresql, sqlite
 from storage.dialects.types import MYSQL_COLLATION
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def make_engine(url: str, pool: PoolConfig) -> AsyncEngine:
     )
     if engine.dialect.name == "postgresql":
         poolers.introduce(engine, _settings_of_postgresql(pool))
+        postgresql.introduce(engine)
     elif engine.dialect.name == "sqlite":
         sqlite.introduce(
             engine, lock_timeout=pool.lock_timeout, statement_timeout=pool.statement_timeout

@@ -2,58 +2,36 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from sqlalchemy import DateTime, Text, cast, func
+from sqlalchemy import BigInteger, DateTime, Text, cast, extract, func, literal_column
 from sqlalchemy.types import TypeDecorator
 
 from storage.dialects.sql import Spelt
-from storage.dialects.types import EPOCH, TICK
+from storage.moments import SECOND
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import ColumnElement, Dialect, Select
     from sqlalchemy.orm import InstrumentedAttribute
 
-# JSON knows no moments: each database writes them in its own way.
-_MOMENTS: Mapping[str, Callable[[Any], datetime]] = {
-    "postgresql": datetime.fromisoformat,
-    "mysql": lambda text: datetime.fromisoformat(text).replace(tzinfo=UTC),
-    "sqlite": lambda microseconds: EPOCH + microseconds * TICK,
-}
+    Column = ColumnElement[Any] | InstrumentedAttribute[Any]
 
 
 class _Rows(TypeDecorator[list[list[Any]]]):
-    """Rows as JSON; none where there are none.
-
-    Args:
-        moments: the places of moments in a row.
-    """
+    """Rows as JSON; none where there are none."""
 
     impl = Text
     cache_ok = True
 
-    def __init__(self, moments: tuple[int, ...]) -> None:
-        super().__init__()
-        self.moments = moments
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> list[list[Any]]:
-        if value is None:
-            return []
-        rows: list[list[Any]] = orjson.loads(value)
-        read = _MOMENTS[dialect.name]
-        for row in rows:
-            for place in self.moments:
-                row[place] = read(row[place])
-        return rows
+    def process_result_value(self, value: str | None, dialect: Dialect) -> list[list[Any]]:  # noqa: ARG002 - the interface
+        return [] if value is None else orjson.loads(value)
 
 
 def rows_of(
-    found: Select[*tuple[Any, ...]],
-    columns: Sequence[ColumnElement[Any] | InstrumentedAttribute[Any]],
+    found: Select[*tuple[Any, ...]], columns: Sequence[Column]
 ) -> ColumnElement[list[list[Any]]]:
     """The rows that a select finds for the row that it is part of, in any order.
 
@@ -61,13 +39,27 @@ def rows_of(
         found: selects them.
         columns: what is wanted of each.
     """
-    kind = _Rows(tuple(at for at, each in enumerate(columns) if isinstance(each.type, DateTime)))
 
     def gathered(rows: ColumnElement[Any]) -> ColumnElement[Any]:
         return found.with_only_columns(rows, maintain_column_froms=True).scalar_subquery()
 
+    # JSON knows no moments.
+    def with_numbers(of_moment: Callable[[Column], Column]) -> list[Column]:
+        return [of_moment(each) if isinstance(each.type, DateTime) else each for each in columns]
+
     return Spelt(
-        postgresql=cast(gathered(func.json_agg(func.json_build_array(*columns))), kind),
-        mysql=gathered(func.json_arrayagg(func.json_array(*columns))),
+        postgresql=cast(
+            gathered(func.json_agg(func.json_build_array(*with_numbers(_by_epoch)))), _Rows()
+        ),
+        mysql=gathered(func.json_arrayagg(func.json_array(*with_numbers(_by_difference)))),
         sqlite=gathered(func.json_group_array(func.json_array(*columns))),
     )
+
+
+def _by_epoch(moment: Column) -> Column:
+    return cast(extract("epoch", moment) * SECOND, BigInteger)
+
+
+def _by_difference(moment: Column) -> Column:
+    since: ColumnElement[Any] = literal_column("'1970-01-01'")
+    return func.timestampdiff(literal_column("MICROSECOND"), since, moment)

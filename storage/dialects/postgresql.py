@@ -1,4 +1,6 @@
-"""What PostgreSQL's transactions are told as they begin, in the same round trip.
+"""What PostgreSQL's connections do besides: they tell transactions of deadlines, and know moments.
+
+Transactions are told as they begin, in the same round trip.
 
 A caller with a deadline leaves when it has passed, which stops the statement. The server is told of
 it all the same: it stops by itself if nobody is left to stop it, and it alone knows that a
@@ -14,16 +16,22 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from asyncpg import connection as driver
+from sqlalchemy import event
 
+from storage.moments import SECOND, Moment
 from storage.usage import margin, seconds_left
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
 LOCK_TIMEOUT = "lock_timeout"
 STATEMENT_TIMEOUT = "statement_timeout"
 # Seconds after which a connection that has been at nothing is not taken to be there still.
 LATE = 5.0
+# Its own moments are microseconds since 2000.
+_BEGAN: Moment = 946_684_800 * SECOND
 
 
 class Connection(driver.Connection):
@@ -90,3 +98,21 @@ def _closer(name: str, left: float, bound: int) -> int:
     # 0 would be no bound.
     milliseconds = max(1, math.ceil(seconds * 1000))
     return milliseconds if milliseconds < (bound or math.inf) else 0
+
+
+def introduce(engine: AsyncEngine) -> None:
+    """Has the connections of an engine take and give moments, instead of datetimes."""
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def connect(connection: Any, _: object) -> None:  # noqa: ANN401 - SQLAlchemy's
+        connection.run_async(_tell_of_moments)
+
+
+async def _tell_of_moments(connection: driver.Connection) -> None:
+    await connection.set_type_codec(
+        "timestamptz",
+        schema="pg_catalog",
+        format="tuple",
+        encoder=lambda moment: (moment - _BEGAN,),
+        decoder=lambda told: told[0] + _BEGAN,
+    )

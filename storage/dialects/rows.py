@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta
-from functools import cache, partial
+from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -31,8 +31,9 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from storage.dialects.at_once import AtOnce, in_time
 from storage.dialects.sql import of_any_length
-from storage.dialects.types import EPOCH, MYSQL_COLLATION, TICK
+from storage.dialects.types import MYSQL_COLLATION
 from storage.errors import of_sqlstate
+from storage.moments import TICK, datetime_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -135,15 +136,22 @@ def given(
     if tx.dialect == "postgresql":
         return {f"{rows.name}_{column.key}": values[column.key] for column in rows.c}
     columns = [values[column.key] for column in rows.c]
-    as_json = partial(_as_json, tx.dialect)
-    return {rows.name: json.dumps(list(zip(*columns, strict=True)), default=as_json)}
+    if tx.dialect == "mysql":
+        columns = list(map(_as_mysql_reads, rows.c, columns))
+    return {rows.name: json.dumps(list(zip(*columns, strict=True)), default=_as_json)}
 
 
-def _as_json(dialect: str, value: object) -> object:
+def _as_mysql_reads(column: ColumnElement[Any], values: Sequence[Any]) -> Sequence[Any]:
+    if not isinstance(column.type, DateTime):
+        return values
+    return [
+        value if value is None else f"{datetime_of(value):%Y-%m-%d %H:%M:%S.%f}" for value in values
+    ]
+
+
+def _as_json(value: object) -> object:
     if isinstance(value, timedelta):
         return value // TICK
-    if isinstance(value, datetime):
-        return (value - EPOCH) // TICK if dialect == "sqlite" else f"{value:%Y-%m-%d %H:%M:%S.%f}"
     if isinstance(value, UUID):
         return value.hex
     raise TypeError(f"no JSON stands for a {type(value).__name__}")

@@ -30,17 +30,19 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.visitors import InternalTraversal
 
-from storage.dialects.types import MOMENT, SUM, TICK
+from storage.dialects.types import MOMENT, SUM
+from storage.moments import TICK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime, timedelta
+    from datetime import timedelta
 
     from sqlalchemy import FromClause, Select, SQLColumnExpression
     from sqlalchemy.orm import InstrumentedAttribute
     from sqlalchemy.sql.compiler import SQLCompiler
 
     from storage.models import Base
+    from storage.moments import Moment
 
 # SQLite has no clock that tells microseconds: connections of Byline's have this function, which
 # tells when the statement began.
@@ -229,9 +231,9 @@ def _delete_by_key(element: _DeleteByKey, compiler: SQLCompiler, **kw: Any) -> s
 
 
 def changed_at(
-    updated_at: InstrumentedAttribute[datetime],
+    updated_at: InstrumentedAttribute[Moment],
     changes: Mapping[InstrumentedAttribute[Any], object],
-) -> ColumnElement[datetime]:
+) -> ColumnElement[Moment]:
     """The moment of this change: the database's clock if any value differs, else what it was.
 
     It always moves forward, also when the clock does not, since etags are made of it.
@@ -240,7 +242,7 @@ def changed_at(
     return case((differs, moment_after(updated_at)), else_=updated_at)
 
 
-def moment_after(updated_at: InstrumentedAttribute[datetime]) -> ColumnElement[datetime]:
+def moment_after(updated_at: InstrumentedAttribute[Moment]) -> ColumnElement[Moment]:
     """The present moment, or the first one after `updated_at` if the clock is not beyond it."""
     return later_of(
         present_moment(),
@@ -253,14 +255,14 @@ def moment_after(updated_at: InstrumentedAttribute[datetime]) -> ColumnElement[d
 
 
 def later_of(
-    one: ColumnElement[datetime] | InstrumentedAttribute[datetime], other: ColumnElement[datetime]
-) -> ColumnElement[datetime]:
+    one: ColumnElement[Moment] | InstrumentedAttribute[Moment], other: ColumnElement[Moment]
+) -> ColumnElement[Moment]:
     """The later of two moments."""
     greatest = func.greatest(one, other, type_=MOMENT)
     return Spelt(postgresql=greatest, mysql=greatest, sqlite=func.max(one, other, type_=MOMENT))
 
 
-def present_moment() -> ColumnElement[datetime]:
+def present_moment() -> ColumnElement[Moment]:
     """The database's clock, the same all through a statement, which begins after every lock held.
 
     PostgreSQL's `now()` is when the transaction began, and it may have waited for its locks since.
@@ -272,7 +274,7 @@ def present_moment() -> ColumnElement[datetime]:
     )
 
 
-def moment_in(lifetime: ColumnElement[timedelta]) -> ColumnElement[datetime]:
+def moment_in(lifetime: ColumnElement[timedelta]) -> ColumnElement[Moment]:
     """The moment that is so long after the present one; a column of a lifetime that is given."""
     return Spelt(
         postgresql=present_moment() + lifetime,
@@ -281,7 +283,7 @@ def moment_in(lifetime: ColumnElement[timedelta]) -> ColumnElement[datetime]:
     )
 
 
-def moment_before(age: timedelta) -> ColumnElement[datetime]:
+def moment_before(age: timedelta) -> ColumnElement[Moment]:
     """The moment that was so long ago."""
     ago = -(age // TICK)
     return Spelt(

@@ -5,21 +5,22 @@ PostgreSQL's are the plain ones: what a value costs there, it costs without a Py
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, DateTime, Integer, LargeBinary, Numeric, String, Text, Uuid, text
 from sqlalchemy.dialects.mysql import DATETIME, LONGBLOB, LONGTEXT
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from storage.moments import Moment, datetime_of, moment_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
     from sqlalchemy.sql.compiler import SQLCompiler
+    from sqlalchemy.sql.operators import OperatorType
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-TICK = timedelta(microseconds=1)
 # By code point, and with spaces at the end counted.
 MYSQL_COLLATION = "utf8mb4_nopad_bin"
 TABLE_OPTIONS: dict[str, Any] = {
@@ -31,36 +32,32 @@ TABLE_OPTIONS: dict[str, Any] = {
 GIVES_IDS: dict[str, Any] = {"sqlite_autoincrement": True}
 
 
-class _UtcDateTime(TypeDecorator[datetime]):
+class _Moment(DateTime):
+    """A datetime where it is kept, and a moment where it is not."""
+
+    def coerce_compared_value(self, op: OperatorType | None, value: object) -> TypeEngine[Any]:
+        """Returns what a value is that a moment is compared with, or that is added to it."""
+        return self if isinstance(value, Moment) else super().coerce_compared_value(op, value)
+
+
+class _UtcDateTime(TypeDecorator[Moment]):
     """MariaDB keeps no zone: what is kept is UTC, to the microsecond."""
 
     impl = DATETIME(fsp=6)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - the interface
-        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+    def process_bind_param(self, value: Moment | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - the interface
+        return None if value is None else datetime_of(value).replace(tzinfo=None)
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - the interface
-        return None if value is None else value.replace(tzinfo=UTC)
-
-
-class _Microseconds(TypeDecorator[datetime]):
-    """SQLite has no moments: what is kept is the microseconds since 1970."""
-
-    impl = BigInteger
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002 - the interface
-        return None if value is None else (value - EPOCH) // TICK
-
-    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - the interface
-        return None if value is None else EPOCH + value * TICK
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> Moment | None:  # noqa: ARG002 - the interface
+        return None if value is None else moment_of(value.replace(tzinfo=UTC))
 
 
-MOMENT = (
-    DateTime(timezone=True)
+# What goes to PostgreSQL and comes from there is moments already: see `introduce` in postgresql.py.
+MOMENT: TypeEngine[Any] = (
+    _Moment(timezone=True)
     .with_variant(_UtcDateTime(), "mysql", "mariadb")
-    .with_variant(_Microseconds(), "sqlite")
+    .with_variant(BigInteger(), "sqlite")
 )
 # SQLite counts up a primary key of this name of a type alone.
 ID = BigInteger().with_variant(Integer(), "sqlite")
@@ -94,7 +91,7 @@ def only(where: str) -> dict[str, Any]:
     return {"postgresql_where": text(where), "sqlite_where": text(where)}
 
 
-class clock(FunctionElement[datetime]):  # noqa: N801 - reads as the function that it is
+class clock(FunctionElement[Moment]):  # noqa: N801 - reads as the function that it is
     """The database's clock as the default of a column: one moment for a transaction or less."""
 
     inherit_cache = True

@@ -12,6 +12,7 @@ from storage import profiles, users
 from storage.dialects.direct import AGAIN
 from storage.keyset import Cursor, Order, Window
 from storage.models import Role
+from storage.moments import Moment, moment_of
 from storage.users import Filter, Key
 from tests.plans import first_sent_by, plan_of, statement_of
 
@@ -28,6 +29,11 @@ ROWS = 100_000
 MOST_READ = ROWS // 5
 FIRST_DAY = datetime(2024, 1, 1, tzinfo=UTC)
 
+
+def day(number: float) -> Moment:
+    return moment_of(FIRST_DAY + timedelta(days=number))
+
+
 ORDERS = [
     Order(name, descending=descending)
     for name in ("id", "created_at", "username")
@@ -35,13 +41,9 @@ ORDERS = [
 ]
 MIDDLE = {
     "id": Cursor(ROWS // 2, ROWS // 2),
-    "created_at": Cursor(FIRST_DAY + timedelta(days=170), ROWS // 2),
+    "created_at": Cursor(day(170), ROWS // 2),
     "username": Cursor("dan.5", ROWS // 2),
 }
-
-
-def day(number: float) -> datetime:
-    return FIRST_DAY + timedelta(days=number)
 
 
 # Any plan has to do for these: no value in them decides which index is best.

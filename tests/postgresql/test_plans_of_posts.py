@@ -11,6 +11,7 @@ from sqlalchemy import text
 from storage import authors, posts, tags, users
 from storage.dialects.direct import AGAIN
 from storage.keyset import Cursor, Order, Window
+from storage.moments import Moment, moment_of
 from storage.posts import Filter
 from storage.tags import Key
 from tests.paging import orders
@@ -35,15 +36,17 @@ BUSY, BRIEF, CALM, IDLE = 50_000, 60_000, 1_000, 99_999
 HOT, WARM, RARE = "tag 1", "tag 100", "tag 1999"
 
 FIRST_DAY = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def day(number: float) -> Moment:
+    return moment_of(FIRST_DAY + timedelta(days=number))
+
+
 MIDDLE = {
     "id": Cursor(POSTS // 2, POSTS // 2),
-    "created_at": Cursor(FIRST_DAY + timedelta(days=170), POSTS // 2),
+    "created_at": Cursor(day(170), POSTS // 2),
     "title": Cursor("8", POSTS // 2),
 }
-
-
-def day(number: float) -> datetime:
-    return FIRST_DAY + timedelta(days=number)
 
 
 # Any plan has to do for these: no value in them decides which index is best.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +15,7 @@ from service.errors import InvalidRequest
 from storage import posts, tags
 from storage.authors import Recent, Statistics
 from storage.models import Role
+from storage.moments import EPOCH, FIRST, LAST, Moment, datetime_of, moment_of
 from storage.posts import PostRow
 from storage.profiles import ProfileRow
 from storage.tags import TagRow
@@ -25,17 +26,13 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-FIRST = datetime.min.replace(tzinfo=UTC)
-LAST = datetime.max.replace(tzinfo=UTC)
 LAST_SECOND = 253_402_300_799
-MOMENT = datetime(2026, 2, 3, 4, 5, 6, 789_012, UTC)
-TICK = timedelta(microseconds=1)
-MOMENTS = [EPOCH, EPOCH - TICK, EPOCH + TICK, MOMENT, FIRST, LAST]
+MOMENT = moment_of(datetime(2026, 2, 3, 4, 5, 6, 789_012, UTC))
+MOMENTS = [EPOCH, EPOCH - 1, EPOCH + 1, MOMENT, FIRST, LAST]
 PROFILE = ProfileRow(7, "Counts.", "https://example.com/ada", MOMENT)
 ADA = UserRow(7, "ada@example.com", "ada", "Ada", Role.ADMIN, True, EPOCH, MOMENT, PROFILE)  # noqa: FBT003 - a row's order
 TAG = TagRow(3, "Maths", MOMENT, 0)
-SUMMARY = PostRow(5, 7, "Note G", True, EPOCH, MOMENT, EPOCH + TICK)  # noqa: FBT003 - a row's order
+SUMMARY = PostRow(5, 7, "Note G", True, EPOCH, MOMENT, EPOCH + 1)  # noqa: FBT003 - a row's order
 FULL = SUMMARY._replace(content="It weaves.", author=ADA._replace(profile=None), tags=[TAG])
 
 
@@ -51,7 +48,7 @@ def test_every_field_of_a_user_is_filled() -> None:
     assert (message.id, message.email, message.username) == (7, "ada@example.com", "ada")
     assert (message.full_name, message.role, message.is_active) == ("Ada", 2, True)
     assert (message.etag, message.profile.user_id) == (convert.to_etag(MOMENT), 7)
-    assert (message.created_at, message.updated_at.ToDatetime(UTC)) == (Timestamp(), MOMENT)
+    assert (message.created_at, message.updated_at.ToMicroseconds()) == (Timestamp(), MOMENT)
 
 
 def test_every_field_of_a_post_is_filled() -> None:
@@ -59,8 +56,8 @@ def test_every_field_of_a_post_is_filled() -> None:
     assert unfilled(message) == set()
     assert (message.id, message.author_id, message.title) == (5, 7, "Note G")
     assert (message.content, message.published) == ("It weaves.", True)
-    assert (message.created_at, message.updated_at.ToDatetime(UTC)) == (Timestamp(), MOMENT)
-    assert message.published_at.ToDatetime(UTC) == EPOCH + TICK
+    assert (message.created_at, message.updated_at.ToMicroseconds()) == (Timestamp(), MOMENT)
+    assert message.published_at.ToMicroseconds() == EPOCH + 1
     assert message.etag == convert.to_etag(MOMENT)
     assert message.author.username == "ada"
     assert [tag.name for tag in message.tags] == ["Maths"]
@@ -116,10 +113,10 @@ def test_every_number_of_the_contract_is_a_role_but_the_unspecified() -> None:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_moment_comes_through_to_the_microsecond(moment: datetime) -> None:
+def test_a_moment_comes_through_to_the_microsecond(moment: Moment) -> None:
     message = convert.to_timestamp(moment)
     expected = Timestamp()
-    expected.FromDatetime(moment)
+    expected.FromDatetime(datetime_of(moment))
     assert message == expected
     assert convert.from_timestamp(message, "field") == moment
 
@@ -127,15 +124,15 @@ def test_a_moment_comes_through_to_the_microsecond(moment: datetime) -> None:
 @pytest.mark.parametrize(
     ("message", "down", "up"),
     [
-        (Timestamp(nanos=1), EPOCH, EPOCH + TICK),
-        (Timestamp(nanos=999), EPOCH, EPOCH + TICK),
-        (Timestamp(nanos=1000), EPOCH + TICK, EPOCH + TICK),
-        (Timestamp(seconds=-1, nanos=999_999_999), EPOCH - TICK, EPOCH),
+        (Timestamp(nanos=1), EPOCH, EPOCH + 1),
+        (Timestamp(nanos=999), EPOCH, EPOCH + 1),
+        (Timestamp(nanos=1000), EPOCH + 1, EPOCH + 1),
+        (Timestamp(seconds=-1, nanos=999_999_999), EPOCH - 1, EPOCH),
         (Timestamp(seconds=LAST_SECOND, nanos=999_999_999), LAST, LAST),
     ],
 )
 def test_a_moment_between_two_microseconds_goes_to_the_one_asked_for(
-    message: Timestamp, down: datetime, up: datetime
+    message: Timestamp, down: Moment, up: Moment
 ) -> None:
     assert convert.from_timestamp(message, "field") == down
     assert convert.from_timestamp(message, "field", round_up=True) == up
@@ -149,7 +146,7 @@ def test_a_second_has_no_nanoseconds_but_its_own(nanos: int) -> None:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_an_etag_is_of_one_moment(moment: datetime) -> None:
+def test_an_etag_is_of_one_moment(moment: Moment) -> None:
     etag = convert.to_etag(moment)
     assert convert.from_etag(etag) == moment
     others = [other for other in MOMENTS if other != moment]
@@ -204,7 +201,7 @@ def test_a_key_of_a_tag_is_the_one_that_is_given() -> None:
         ({"created_after": Timestamp()}, Filter(created_after=EPOCH)),
         ({"created_before": Timestamp()}, Filter(created_before=EPOCH)),
         ({"created_after": Timestamp(nanos=1)}, Filter(created_after=EPOCH)),
-        ({"created_before": Timestamp(nanos=1)}, Filter(created_before=EPOCH + TICK)),
+        ({"created_before": Timestamp(nanos=1)}, Filter(created_before=EPOCH + 1)),
     ],
 )
 def test_a_filter_has_the_conditions_that_are_given(
@@ -224,7 +221,7 @@ def test_a_filter_has_the_conditions_that_are_given(
         ({"tag": " Maths"}, posts.Filter(tag=" Maths")),
         ({"query": "%"}, posts.Filter(query="%")),
         ({"created_after": Timestamp(nanos=1)}, posts.Filter(created_after=EPOCH)),
-        ({"created_before": Timestamp(nanos=1)}, posts.Filter(created_before=EPOCH + TICK)),
+        ({"created_before": Timestamp(nanos=1)}, posts.Filter(created_before=EPOCH + 1)),
     ],
 )
 def test_a_filter_of_posts_has_the_conditions_that_are_given(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +12,7 @@ from service import pagination
 from service.errors import InvalidRequest
 from storage.casefold import fold
 from storage.keyset import Cursor, Order
+from storage.moments import FIRST, LAST
 
 if TYPE_CHECKING:
     from storage.keyset import Window
@@ -24,9 +24,9 @@ POSITIONS = [
     ("id desc", Cursor(2**63 - 1, 2**63 - 1)),
     ("username", Cursor("ada", 7)),
     ("username desc", Cursor('"\\\N{OWL}\u2028', 7)),
-    ("created_at", Cursor(datetime(2026, 2, 3, 4, 5, 6, 789_012, UTC), 7)),
-    ("created_at desc", Cursor(datetime.min.replace(tzinfo=UTC), 7)),
-    ("created_at", Cursor(datetime.max.replace(tzinfo=UTC), 7)),
+    ("created_at", Cursor(1_770_091_506_789_012, 7)),
+    ("created_at desc", Cursor(FIRST, 7)),
+    ("created_at", Cursor(LAST, 7)),
 ]
 
 
@@ -114,14 +114,15 @@ def test_a_token_that_was_altered_leads_nowhere() -> None:
     [
         ("username", 1, 1),
         ("username", "a\0b", 1),
-        ("username", datetime(2026, 1, 1, tzinfo=UTC), 1),
         ("username", "ada", 2**63),
         ("username", "ada", "1"),
         ("id", "ada", 1),
         ("id", 2**63, 1),
         ("id", True, 1),
         ("created_at", "ada", 1),
-        ("created_at", 1, 1),
+        ("created_at", FIRST - 1, 1),
+        ("created_at", LAST + 1, 1),
+        ("created_at", True, 1),
     ],
 )
 def test_a_token_that_was_forged_leads_nowhere(order_by: str, value: Any, row_id: Any) -> None:  # noqa: ANN401 - what a forger writes
@@ -131,7 +132,7 @@ def test_a_token_that_was_forged_leads_nowhere(order_by: str, value: Any, row_id
 
 @pytest.mark.parametrize(
     "position",
-    ['["\\ud800",1,false]', '["ada",1]', '["ada",1,false,1]', "[" * 2000, "7", "{}", "", "NaN"],
+    ['["\\ud800",1]', '["ada"]', '["ada",1,1]', "[" * 2000, "7", "{}", "", "NaN"],
     ids=lambda position: position[:20],
 )
 def test_a_token_that_holds_no_position_leads_nowhere(

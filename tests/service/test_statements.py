@@ -6,7 +6,7 @@ An RPC that answers with many rows and has no line in READS, or a view of one, f
 from __future__ import annotations
 
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -19,6 +19,7 @@ from service import logs
 from storage import credits
 from storage.database import Database
 from storage.models import CreditAccount, EntryKind, LedgerEntry, OpenHold, PostTag, Profile
+from storage.moments import SECOND, moment_of
 from tests import factories
 from tests.clients import rpcs
 from tests.statements import BEGINNINGS, FRAMES, noting
@@ -119,7 +120,7 @@ async def client(shared_client: Client, module_db: Database) -> Client:
 
 async def add_holds(db: Database, sender: int, receiver: int, number: int) -> None:
     """Adds holds of one credit each, of which every other one has expired."""
-    now = datetime.now(UTC)
+    now = moment_of(datetime.now(UTC))
     rows = [
         {
             "kind": EntryKind.HOLD,
@@ -127,7 +128,7 @@ async def add_holds(db: Database, sender: int, receiver: int, number: int) -> No
             "to_user_id": receiver,
             "amount": 1,
             "memo": "",
-            "expires_at": now + timedelta(minutes=30 if at % 2 else -30),
+            "expires_at": now + (1800 if at % 2 else -1800) * SECOND,
         }
         for at in range(number)
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import suppress
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +15,7 @@ from storage.casefold import fold
 from storage.errors import Contention, NotFound
 from storage.keyset import Order, Window
 from storage.models import Post
+from storage.moments import SECOND
 from tests import factories
 from tests.onlookers import until_waiting_for_a_lock
 from tests.paging import all_pages, in_order, listed, orders
@@ -339,13 +339,13 @@ async def test_statistics_are_what_a_users_posts_amount_to(db: Database) -> None
         for number in range(3)
     ]
     await factories.add_post(db, published=True)
-    day = timedelta(days=1)
+    day = 86_400 * SECOND
     await set_moments(
         db, Post.created_at, lambda number, at: at - day if number == made[1].id else at
     )
     async with sent_by(db) as sent, db.read() as read:
         found = await authors.statistics(read, author.id)
-    first = made[1].created_at - timedelta(days=1)
+    first = made[1].created_at - day
     assert found == Statistics(3, 2, first, made[2].created_at)
     assert (len(sent.statements), sent.frames) == (1, [])
 
@@ -374,8 +374,7 @@ async def test_the_newest_posts_come_newest_first_and_twenty_at_most(db: Databas
     made = await factories.add_posts(db, busy.id, 25)
     # Added at one moment, they are told apart by id; these two are older than their ids say.
     late = [post.id for post in made[-2:]]
-    second = timedelta(seconds=1)
-    await set_moments(db, Post.created_at, lambda number, at: at - second if number in late else at)
+    await set_moments(db, Post.created_at, lambda number, at: at - SECOND if number in late else at)
     one = await factories.add_post(db, author_id=calm.id, tags=["x"], published=True)
     async with db.read() as read:
         found = await authors.recent(read, [calm.id, idle.id, busy.id, 2**62])

@@ -22,6 +22,7 @@ from storage.errors import (
     Unexpected,
 )
 from storage.models import EntryKind
+from storage.moments import SECOND
 from storage.transfers import State, TransferRow
 from tests import factories
 from tests.factories import grant, hold, make, transfer
@@ -94,7 +95,7 @@ async def test_a_hold_sets_aside_what_it_gives_nobody_yet(db: Database) -> None:
     made = await make(db, hold(ada, bob, 4))
     assert (made.kind, made.state, made.amount) == (EntryKind.HOLD, State.PENDING, 4)
     assert made.expires_at is not None
-    assert (made.expires_at - made.created_at).total_seconds() == 3600
+    assert made.expires_at - made.created_at == 3600 * SECOND
     assert await balances(db, ada, bob) == [(6, 4), (0, 0)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +16,7 @@ from storage.casefold import fold
 from storage.errors import NotFound, Stale, TooManyTags
 from storage.keyset import Order, Window
 from storage.models import Post, PostTag
+from storage.moments import Moment, moment_of
 from storage.posts import Filter, PostRow
 from tests import factories
 from tests.differences import Difference, differs
@@ -35,8 +36,7 @@ VALUES: dict[str, Callable[[PostRow], Any]] = {
     "created_at": lambda post: post.created_at,
     "title": lambda post: fold(post.title),
 }
-FAR_FUTURE = datetime(2999, 12, 31, tzinfo=UTC)
-TICK = timedelta(microseconds=1)
+FAR_FUTURE = moment_of(datetime(2999, 12, 31, tzinfo=UTC))
 
 
 async def get(db: Database, post_id: int) -> PostRow:
@@ -338,7 +338,7 @@ async def _add_ties(db: Database) -> None:
                     tags=["x", "y"] if number % 7 else ["y"],
                 ),
             )
-    await set_moments(db, Post.created_at, lambda number, moment: moment + number % 3 * TICK)
+    await set_moments(db, Post.created_at, lambda number, moment: moment + number % 3)
 
 
 async def test_a_page_says_whether_there_is_more(db: Database) -> None:
@@ -397,7 +397,7 @@ async def _coming_and_going(db: Database, beside: PostRow) -> AsyncIterator[None
             )
             moment = update(Post).where(Post.id == made.id)
             async with db.transaction() as tx:
-                await tx.execute(moment.values(created_at=beside.created_at + number % 4 * TICK))
+                await tx.execute(moment.values(created_at=beside.created_at + number % 4))
             if number % 2:
                 await _forget(db, made.id)
 
@@ -513,15 +513,15 @@ async def test_a_change_moves_the_moment_forward_when_the_clock_is_behind_it(
 ) -> None:
     post = await factories.add_post(db, tags=["x"])
     await set_moments(db, Post.updated_at, lambda *_: FAR_FUTURE)
-    assert (await change(db, post, title="a")).updated_at == FAR_FUTURE + TICK
-    assert (await change(db, post, title="a", tags=["X"])).updated_at == FAR_FUTURE + TICK
-    assert (await change(db, post, tags=["y"])).updated_at == FAR_FUTURE + 2 * TICK
-    assert (await change(db, post, title="b", tags=["z"])).updated_at == FAR_FUTURE + 3 * TICK
+    assert (await change(db, post, title="a")).updated_at == FAR_FUTURE + 1
+    assert (await change(db, post, title="a", tags=["X"])).updated_at == FAR_FUTURE + 1
+    assert (await change(db, post, tags=["y"])).updated_at == FAR_FUTURE + 2
+    assert (await change(db, post, title="b", tags=["z"])).updated_at == FAR_FUTURE + 3
     async with db.transaction() as tx:
         after = await posts.add_tags(tx, post.id, ["x"])
-        assert after.updated_at == FAR_FUTURE + 4 * TICK
+        assert after.updated_at == FAR_FUTURE + 4
         after = await posts.remove_tags(tx, post.id, ["x"])
-        assert after.updated_at == FAR_FUTURE + 5 * TICK
+        assert after.updated_at == FAR_FUTURE + 5
 
 
 @pytest.mark.parametrize(
@@ -564,7 +564,7 @@ async def test_of_two_updates_of_one_state_the_second_is_stale(
 
 @pytest.mark.parametrize("since", [None, FAR_FUTURE])
 async def test_an_update_or_deletion_of_nothing_is_not_found(
-    db: Database, since: datetime | None
+    db: Database, since: Moment | None
 ) -> None:
     async with db.transaction() as tx:
         for attempt in (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +12,7 @@ from sqlalchemy import select
 from storage import profiles, users
 from storage.errors import NotFound, Stale
 from storage.models import Profile
+from storage.moments import Moment, moment_of
 from storage.profiles import ProfileRow
 from tests import factories
 from tests.onlookers import until_waiting_for_a_lock
@@ -20,8 +21,7 @@ from tests.statements import set_moments
 if TYPE_CHECKING:
     from storage.database import Database
 
-FAR_FUTURE = datetime(2999, 12, 31, tzinfo=UTC)
-TICK = timedelta(microseconds=1)
+FAR_FUTURE = moment_of(datetime(2999, 12, 31, tzinfo=UTC))
 
 
 async def get(db: Database, user_id: int) -> ProfileRow:
@@ -110,9 +110,9 @@ async def test_a_change_moves_the_moment_forward_when_the_clock_is_behind_it(
 ) -> None:
     before = await add(db)
     await move_into_the_future(db)
-    assert (await change(db, before.user_id, bio="a")).updated_at == FAR_FUTURE + TICK
-    assert (await change(db, before.user_id, bio="a")).updated_at == FAR_FUTURE + TICK
-    assert (await change_or_make(db, before.user_id, bio="b")).updated_at == FAR_FUTURE + 2 * TICK
+    assert (await change(db, before.user_id, bio="a")).updated_at == FAR_FUTURE + 1
+    assert (await change(db, before.user_id, bio="a")).updated_at == FAR_FUTURE + 1
+    assert (await change_or_make(db, before.user_id, bio="b")).updated_at == FAR_FUTURE + 2
 
 
 async def test_an_update_holds_only_for_the_state_that_it_was_made_for(db: Database) -> None:
@@ -133,7 +133,7 @@ async def test_an_update_holds_only_for_the_state_that_it_was_made_for(db: Datab
 
 @pytest.mark.parametrize("since", [None, FAR_FUTURE])
 async def test_an_update_of_a_missing_profile_is_not_found(
-    db: Database, since: datetime | None
+    db: Database, since: Moment | None
 ) -> None:
     user = await factories.add_user(db)
     for user_id in (user.id, user.id + 1):

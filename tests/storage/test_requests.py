@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from storage import requests
 from storage.models import Request
+from storage.moments import datetime_of
 from storage.requests import AlreadyAnswered, Answered, Claim, Key
 from tests import factories
 from tests.differences import Difference, differs
@@ -184,7 +185,7 @@ async def test_a_purge_takes_the_oldest_and_only_so_many(
     assert await purge(db) == 5
     async with db.read() as read:
         left = (await read.execute(select(Request.created_at))).scalars()
-    assert [(datetime.now(UTC) - created_at).days for created_at in left] == [2, 2]
+    assert [(datetime.now(UTC) - datetime_of(created_at)).days for created_at in left] == [2, 2]
 
 
 @differs(Difference.ONE_WRITER)

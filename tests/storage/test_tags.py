@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +15,7 @@ from storage import posts, tags
 from storage.errors import AlreadyExists, NotFound, Stale
 from storage.keyset import Order, Window
 from storage.models import Tag
+from storage.moments import Moment, moment_of
 from storage.tags import Key, TagRow
 from tests import factories
 from tests.onlookers import until_waiting_for_a_lock
@@ -33,8 +34,7 @@ VALUES: dict[str, Callable[[TagRow], Any]] = {
     "name": lambda tag: tags.key_of(tag.name),
     "post_count": lambda tag: tag.post_count,
 }
-FAR_FUTURE = datetime(2999, 12, 31, tzinfo=UTC)
-TICK = timedelta(microseconds=1)
+FAR_FUTURE = moment_of(datetime(2999, 12, 31, tzinfo=UTC))
 
 # The same tag twice, and two tags, however alike they look.
 SAME = [
@@ -64,7 +64,7 @@ async def get(db: Database, tag_id: int) -> TagRow:
 
 
 async def rename(
-    db: Database, tag: TagRow, name: str, *, unchanged_since: datetime | None = None
+    db: Database, tag: TagRow, name: str, *, unchanged_since: Moment | None = None
 ) -> TagRow:
     async with db.transaction() as tx:
         return await tags.update(tx, tag.id, {"name": name}, unchanged_since=unchanged_since)
@@ -251,7 +251,7 @@ async def test_the_tags_of_posts_come_by_name_and_only_of_those_that_have_any(
 async def test_a_tag_of_a_post_is_as_it_is_by_itself(db: Database, microsecond: int) -> None:
     names = ['"', "'", "\\", "\\n", "[1, 2]", "null", "\N{OWL}", "a\u2028b", "a\u0300"]
     post = await factories.add_post(db, tags=names)
-    moment = datetime(1969, 12, 31, 23, 59, 59, microsecond, UTC)
+    moment = moment_of(datetime(1969, 12, 31, 23, 59, 59, microsecond, UTC))
     async with db.transaction() as tx:
         await tx.execute(update(Tag).values(updated_at=moment))
         found = (await posts.get(tx, post.id)).tags
@@ -492,11 +492,11 @@ async def test_a_change_moves_the_moment_forward_when_the_clock_is_behind_it(
     [tag] = await factories.add_tags(db, "a")
     await set_moments(db, Tag.updated_at, lambda *_: FAR_FUTURE)
     assert (await rename(db, tag, "a")).updated_at == FAR_FUTURE
-    assert (await rename(db, tag, "b")).updated_at == FAR_FUTURE + TICK
+    assert (await rename(db, tag, "b")).updated_at == FAR_FUTURE + 1
     async with db.transaction() as tx:
         for ticks, name in enumerate("cde", start=2):
             after = await tags.update(tx, tag.id, {"name": name})
-            assert after.updated_at == FAR_FUTURE + ticks * TICK
+            assert after.updated_at == FAR_FUTURE + ticks
 
 
 async def test_an_update_holds_only_for_the_state_that_it_was_made_for(db: Database) -> None:
@@ -511,7 +511,7 @@ async def test_an_update_holds_only_for_the_state_that_it_was_made_for(db: Datab
 
 @pytest.mark.parametrize("since", [None, FAR_FUTURE])
 async def test_an_update_or_deletion_of_nothing_is_not_found(
-    db: Database, since: datetime | None
+    db: Database, since: Moment | None
 ) -> None:
     async with db.transaction() as tx:
         for attempt in (

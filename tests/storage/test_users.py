@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from storage.casefold import fold
 from storage.errors import AlreadyExists, Contention, NotFound, Stale
 from storage.keyset import Cursor, Order, Window
 from storage.models import Role, User
+from storage.moments import Moment, moment_of
 from storage.users import Filter, Key, UserRow
 from tests import factories
 from tests.differences import Difference, differs
@@ -38,9 +39,8 @@ VALUES: dict[str, Callable[[UserRow], Any]] = {
     "created_at": lambda user: user.created_at,
     "username": lambda user: fold(user.username),
 }
-FAR_FUTURE = datetime(2999, 12, 31, tzinfo=UTC)
-TICK = timedelta(microseconds=1)
-MAY = datetime(2024, 5, 1, tzinfo=UTC)
+FAR_FUTURE = moment_of(datetime(2999, 12, 31, tzinfo=UTC))
+MAY = moment_of(datetime(2024, 5, 1, tzinfo=UTC))
 
 # The same name twice, and two names, however alike they look.
 SAME = [
@@ -72,7 +72,7 @@ async def change(db: Database, user: UserRow, **changes: object) -> UserRow:
         return await users.update(tx, user.id, changes)
 
 
-async def set_created_at(db: Database, user_id: int, moment: datetime) -> None:
+async def set_created_at(db: Database, user_id: int, moment: Moment) -> None:
     async with db.transaction() as tx:
         await tx.execute(update(User).where(User.id == user_id).values(created_at=moment))
 
@@ -302,7 +302,7 @@ async def _add_ties(db: Database) -> None:
         for name in ("B\u00e9a", "_x", "\u00e9mile", "Zo\u00eb", "ada", "ADAM", "zz", "\U0001f9ee"):
             for end in ("b3", "1", "2"):
                 await users.create(tx, factories.new_user(username=name + end))
-    await set_moments(db, User.created_at, lambda number, moment: moment + number % 3 * TICK)
+    await set_moments(db, User.created_at, lambda number, moment: moment + number % 3)
 
 
 async def test_a_page_says_whether_there_is_more(db: Database) -> None:
@@ -360,7 +360,7 @@ async def _coming_and_going(db: Database) -> AsyncIterator[None]:
         # Without an end, a list in the order of ids would not have one either.
         for number in range(30):
             made = await factories.add_user(db, username=f"{first}{number}")
-            await set_created_at(db, made.id, MAY + (number % 4 - 1) * TICK)
+            await set_created_at(db, made.id, MAY + (number % 4 - 1))
             if number % 2:
                 await _leave(db, made.id)
 
@@ -483,9 +483,9 @@ async def test_a_change_moves_the_moment_forward_when_the_clock_is_behind_it(
 ) -> None:
     user = await factories.add_user(db)
     await set_moments(db, User.updated_at, lambda *_: FAR_FUTURE)
-    assert (await change(db, user, full_name="a")).updated_at == FAR_FUTURE + TICK
-    assert (await change(db, user, full_name="a")).updated_at == FAR_FUTURE + TICK
-    assert (await change(db, user, full_name="b")).updated_at == FAR_FUTURE + 2 * TICK
+    assert (await change(db, user, full_name="a")).updated_at == FAR_FUTURE + 1
+    assert (await change(db, user, full_name="a")).updated_at == FAR_FUTURE + 1
+    assert (await change(db, user, full_name="b")).updated_at == FAR_FUTURE + 2
 
 
 async def test_an_update_holds_only_for_the_state_that_it_was_made_for(db: Database) -> None:
@@ -518,7 +518,7 @@ async def test_of_two_updates_of_one_state_the_second_is_stale(db: Database) -> 
 
 @pytest.mark.parametrize("since", [None, FAR_FUTURE])
 async def test_an_update_or_deletion_of_nobody_is_not_found(
-    db: Database, since: datetime | None
+    db: Database, since: Moment | None
 ) -> None:
     async with db.transaction() as tx:
         with pytest.raises(NotFound) as missed:
@@ -567,9 +567,9 @@ async def test_a_deletion_holds_only_for_the_state_that_it_was_made_for(db: Data
 async def test_deactivation_takes_those_that_match_and_says_how_many(db: Database) -> None:
     made = await factories.add_users(db, 4)
     for user in made[:3]:
-        await set_created_at(db, user.id, datetime(2020, 1, 1, tzinfo=UTC))
+        await set_created_at(db, user.id, moment_of(datetime(2020, 1, 1, tzinfo=UTC)))
     idle = await change(db, made[0], is_active=False)
-    where = Filter(is_active=True, created_before=datetime(2021, 1, 1, tzinfo=UTC))
+    where = Filter(is_active=True, created_before=moment_of(datetime(2021, 1, 1, tzinfo=UTC)))
     async with db.transaction() as tx:
         assert await users.deactivate(tx, where) == 2
         assert await users.deactivate(tx, where) == 0
@@ -587,7 +587,7 @@ async def test_deactivation_moves_the_moment_forward_when_the_clock_is_behind_it
     await set_moments(db, User.updated_at, lambda *_: FAR_FUTURE)
     async with db.transaction() as tx:
         assert await users.deactivate(tx, Filter()) == 1
-    assert (await get(db, user.id)).updated_at == FAR_FUTURE + TICK
+    assert (await get(db, user.id)).updated_at == FAR_FUTURE + 1
 
 
 async def test_purging_takes_the_inactive_and_their_profiles_and_says_how_many(
@@ -705,7 +705,7 @@ async def test_a_changed_password_is_a_change_of_the_user(db: Database) -> None:
     await set_moments(db, User.updated_at, lambda *_: FAR_FUTURE)
     async with db.transaction() as tx:
         await users.change_password(tx, user.id, "new", "newer")
-    assert (await get(db, user.id)).updated_at == FAR_FUTURE + TICK
+    assert (await get(db, user.id)).updated_at == FAR_FUTURE + 1
 
 
 async def test_a_password_changes_only_from_the_one_that_was_checked(db: Database) -> None:
