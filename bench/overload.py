@@ -2,7 +2,7 @@
 
 First with an RPC that the database bounds: UpdateUser, which a trigger makes wait for 20 ms, on a
 pool of one connection and of two. To refuse ten times what one can do takes a process four tenths
-of a core, and of two seven tenths, where calls wait for one another. Then with the cheapest,
+of a core; with two it takes two thirds, and calls wait for one another. Then with the cheapest,
 GetUser, under the settings that operators get. Load comes from processes of its own, by calls that
 begin when they are due.
 """

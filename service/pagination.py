@@ -37,7 +37,7 @@ _FREE = ("page_size", "page_token", "view")
 # What the fields that a list can be ordered by hold; the others hold text.
 _MOMENTS = ("created_at",)
 _NUMBERS = ("id", "post_count")
-_VERSION = b"\x02"
+_VERSION = b"\x01"
 _DIGEST_SIZE = 12
 
 
@@ -53,7 +53,7 @@ def window(request: ListRequest, default: str = "id") -> Window:
     Raises:
         InvalidRequest: when the page token is altered or belongs to another list.
     """
-    field, _, direction = getattr(request, "order_by", "").partition(" ")
+    field, direction = _order(request)
     order = Order(field or default, descending=direction == "desc")
     after = _decode(request, order.field)
     return Window(order, after, min(request.page_size or DEFAULT_SIZE, MAX_SIZE))
@@ -63,10 +63,20 @@ def token(cursor: Cursor | None, request: ListRequest) -> str:
     """Returns the token of a position in the asked list; empty when there is no more to come."""
     if cursor is None:
         return ""
+    value, row_id = cursor
+    field, _ = _order(request)
     # With its characters escaped, a long title would not fit into a token that may be sent.
-    position = json.dumps(cursor, ensure_ascii=False, separators=(",", ":")).encode()
+    position = json.dumps(
+        [value, row_id, field in _MOMENTS], ensure_ascii=False, separators=(",", ":")
+    ).encode()
     raw = _VERSION + _digest(position, request) + position
     return _encode(raw)
+
+
+def _order(request: ListRequest) -> tuple[str, str]:
+    """Returns the field that a request orders by, and the direction; "" where it names none."""
+    field, _, direction = getattr(request, "order_by", "").partition(" ")
+    return field, direction
 
 
 def _encode(raw: bytes) -> str:
@@ -94,7 +104,7 @@ def _decode(request: ListRequest, field: str) -> Cursor | None:
         raise _foreign() from None
 
 
-def _cursor(field: str, value: object, row_id: object) -> Cursor:
+def _cursor(field: str, value: object, row_id: object, is_moment: object) -> Cursor:
     """Returns the position that a token holds.
 
     Raises:
@@ -102,7 +112,7 @@ def _cursor(field: str, value: object, row_id: object) -> Cursor:
     """
     if not _is_id(row_id):
         raise ValueError("is not an id")
-    if field in _MOMENTS and type(value) is int and FIRST <= value <= LAST:
+    if is_moment and type(value) is int and FIRST <= value <= LAST and field in _MOMENTS:
         return Cursor(value, row_id)
     if _is_id(value) and field in _NUMBERS:
         return Cursor(value, row_id)

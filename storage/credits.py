@@ -187,7 +187,7 @@ async def get_balance(read: Session, user_id: int) -> Balance:
     if row is None:
         raise NotFound("user", user_id)
     back = row.amount or 0
-    updated_at = max(row.updated_at, row.since or row.updated_at)
+    updated_at = row.updated_at if row.since is None else max(row.updated_at, row.since)
     return Balance(row.available + back, row.held - back, updated_at)
 
 

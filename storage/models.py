@@ -37,7 +37,7 @@ from storage.dialects.types import (
     only,
     sorted_text,
 )
-from storage.moments import Moment  # noqa: TC001 - NamedTuple keeps the annotations
+from storage.moments import Moment  # noqa: TC001 - SQLAlchemy reads the annotations
 
 
 class Base(DeclarativeBase):

@@ -247,7 +247,7 @@ def moment_after(updated_at: InstrumentedAttribute[Moment]) -> ColumnElement[Mom
     return later_of(
         present_moment(),
         Spelt(
-            postgresql=updated_at + bindparam(None, TICK),
+            postgresql=type_coerce(updated_at + bindparam(None, TICK), MOMENT),
             mysql=func.timestampadd(literal_column("MICROSECOND"), 1, updated_at, type_=MOMENT),
             sqlite=type_coerce(type_coerce(updated_at, BigInteger) + 1, MOMENT),
         ),
@@ -277,7 +277,7 @@ def present_moment() -> ColumnElement[Moment]:
 def moment_in(lifetime: ColumnElement[timedelta]) -> ColumnElement[Moment]:
     """The moment that is so long after the present one; a column of a lifetime that is given."""
     return Spelt(
-        postgresql=present_moment() + lifetime,
+        postgresql=type_coerce(present_moment() + lifetime, MOMENT),
         mysql=func.timestampadd(literal_column("MICROSECOND"), lifetime, present_moment()),
         sqlite=type_coerce(present_moment(), BigInteger) + type_coerce(lifetime, BigInteger),
     )

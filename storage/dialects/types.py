@@ -36,7 +36,7 @@ class _Moment(DateTime):
     """A datetime where it is kept, and a moment where it is not."""
 
     def coerce_compared_value(self, op: OperatorType | None, value: object) -> TypeEngine[Any]:
-        """Returns what a value is that a moment is compared with, or that is added to it."""
+        """Returns what a value beside a moment is: a number is a moment too."""
         return self if isinstance(value, Moment) else super().coerce_compared_value(op, value)
 
 

@@ -21,6 +21,7 @@ import migrations
 from service.config import Settings
 from storage.database import Database
 from storage.models import Request
+from storage.moments import moment_of
 from tests.differences import Difference, differs
 from tests.onlookers import look, with_password
 from tests.sessions import execute
@@ -47,7 +48,7 @@ async def add_requests(url: str, number: int) -> None:
             "method": "",
             "caller": "",
             "digests": {},
-            "created_at": now - timedelta(minutes=minutes),
+            "created_at": moment_of(now - timedelta(minutes=minutes)),
         }
         for minutes in range(1, number + 1)
     ]

@@ -74,7 +74,7 @@ def test_every_field_of_statistics_is_filled() -> None:
     message = convert.to_statistics(Statistics(3, 2, EPOCH, MOMENT))
     assert unfilled(message) == set()
     assert (message.post_count, message.published_post_count) == (3, 2)
-    assert message.last_post_at.ToDatetime(UTC) == MOMENT
+    assert message.last_post_at.ToMicroseconds() == MOMENT
 
 
 def test_every_field_of_a_profile_is_filled() -> None:

@@ -192,7 +192,7 @@ async def test_a_failed_call_leaves_nothing_for_the_garbage_collector_to_find(
     try:
         async with scripted(fail, Limits(retries=0)) as client:
             await refusal_of(count_users(client))
-            await until(lambda: calls_there() == before)
+            await until(lambda: calls_there() <= before)
     finally:
         gc.enable()
 

@@ -132,7 +132,7 @@ def test_a_token_that_was_forged_leads_nowhere(order_by: str, value: Any, row_id
 
 @pytest.mark.parametrize(
     "position",
-    ['["\\ud800",1]', '["ada"]', '["ada",1,1]', "[" * 2000, "7", "{}", "", "NaN"],
+    ['["\\ud800",1,false]', '["ada",1]', '["ada",1,false,1]', "[" * 2000, "7", "{}", "", "NaN"],
     ids=lambda position: position[:20],
 )
 def test_a_token_that_holds_no_position_leads_nowhere(
