@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from storage.dialects.sql import is_after, row_limit
-from storage.moments import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
 SHAPES = 256
 
 Row = TypeVar("Row", bound=tuple[Any, ...])
-Value = int | str | Moment
+# A number may be a moment.
+Value = int | str
 
 
 class Order(NamedTuple):

@@ -1,6 +1,6 @@
 """Moments, as all of Byline has them between the database and the message.
 
-A datetime costs ten times as much to make, and as much again to take apart.
+A datetime costs four times as much to read, and three times as much to write into a message.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The types of columns, as each database has them.
 
-PostgreSQL's are the plain ones: what a value costs there, it costs without a Python function.
+PostgreSQL's are the plain ones: SQLAlchemy has no function to call for a value.
 """
 
 from __future__ import annotations
