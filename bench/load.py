@@ -29,7 +29,8 @@ from pydantic import TypeAdapter
 
 from bench.measurement import MILLI, BenchError, Measurement
 from bench.processes import cpu_seconds, resident
-from service.loop import run, spare
+from service.loop import run
+from service.memory import spare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

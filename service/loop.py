@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 from contextlib import suppress
 from functools import partial
@@ -14,9 +13,6 @@ if TYPE_CHECKING:
 
 # Seconds between looks at how late the loop is.
 LOOK = 0.1
-# Objects made and not dropped before the youngest are looked at, and how many such looks lie
-# between those at the older ones. Calls drop nearly all of theirs by themselves.
-GARBAGE = (5_000, 20, 20)
 
 # Bytes: as many as the system keeps for a reader, one for each event.
 _TOLD = 65_536
@@ -77,16 +73,6 @@ def run(
     """
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(main)
-
-
-def spare() -> None:
-    """Has the garbage collector pass over all that is there, which lasts as long as the process.
-
-    Otherwise a look at it holds the loop for 60 ms, again and again.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GARBAGE)
 
 
 async def watch_lag(late: Callable[[float], None]) -> None:

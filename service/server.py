@@ -25,8 +25,9 @@ from service.credits import Credits
 from service.health import Health
 from service.idempotency import Idempotency
 from service.interceptors import Limits, Pipeline
-from service.loop import spare, watch_lag
+from service.loop import watch_lag
 from service.maintenance import Maintenance, jobs
+from service.memory import share_arena, spare
 from service.metrics import Metrics
 from service.passwords import Passwords
 from service.plans import Explainer
@@ -265,6 +266,7 @@ async def serve(
         seen_at: where its metrics are, and whether it is ready: an address, a Unix socket, or None.
         started: called with the port once the server takes calls.
     """
+    share_arena()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
