@@ -23,6 +23,7 @@ from storage.usage import COMMIT, Figures, Wait, begin_run, bound, waiting_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy import Executable
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -326,8 +327,7 @@ class Database:
         connection = await connect(self._engine, self.figures)
         return Transaction(self._engine, connection, self.figures, _turn=self._turn)
 
-    @asynccontextmanager
-    async def read(self, *, snapshot: bool = False) -> AsyncIterator[Read]:
+    def read(self, *, snapshot: bool = False) -> AbstractAsyncContextManager[Read]:
         """Lends a connection in autocommit: one statement costs one round trip.
 
         Args:
@@ -338,9 +338,7 @@ class Database:
             PoolTimeout: when no connection comes free in time.
             DatabaseDown: when no connection can be opened.
         """
-        engine = self._snapshot if snapshot else self._autocommit
-        async with self._reading(engine, self.figures) as read:
-            yield read
+        return self._reading(self._snapshot if snapshot else self._autocommit, self.figures)
 
     @asynccontextmanager
     async def _reading(self, engine: AsyncEngine, figures: Figures) -> AsyncIterator[Read]:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from asyncpg import InterfaceError, InternalClientError, PostgresError
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError, MissingGreenlet, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolWaitError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.dialects.direct import Rows, driver_of, words_of
 from storage.dialects.transactions import beginning_of
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
     from sqlalchemy import CursorResult, Dialect, Executable
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from storage.dialects.postgresql import Connection
     from storage.usage import Parameters, Run
@@ -178,8 +179,9 @@ class Session:
         if driver is None or driver.is_closed() or driver.is_in_transaction():
             return True
         pool: Any = self._engine.pool
-        # Those beyond the pool's size are closed.
-        return bool(pool.overflow() > 0)
+        # Those beyond the pool's size are closed, and all of a closed database, where that is what
+        # listens for them to come back.
+        return bool(pool.overflow() > 0 or pool.dispatch.checkin)
 
     async def close(self) -> None:
         """Gives the connection back, rolled back if a transaction is open on it."""
@@ -192,6 +194,11 @@ class Session:
             await self._connection.invalidate()
         finally:
             await self._connection.close()
+
+    def give_back(self) -> None:
+        """Gives the connection back, where that takes no word with the database."""
+        if self._connection.sync_connection is not None:
+            self._connection.sync_connection.close()
 
 
 class Read(Session):
@@ -214,13 +221,28 @@ async def connect(engine: AsyncEngine, figures: Figures) -> AsyncConnection:
     """Checks a connection out of the pool."""
     try:
         with waiting_for(Wait.POOL, figures.pool):
-            return await engine.connect()
+            return _at_hand(engine) or await engine.connect()
     except PoolWaitError as error:
         raise PoolTimeout("no database connection came free in time") from error
     except DBAPIError as error:
         raise _down(translate(error)) from error
     except (OSError, TimeoutError) as error:
         raise DatabaseDown("the database cannot be reached") from error
+
+
+def _at_hand(engine: AsyncEngine) -> AsyncConnection | None:
+    """Checks out a connection that lies open in the pool; None if there is none.
+
+    That waits for nothing, and so needs no greenlet, which costs more than the loan itself.
+    """
+    pool: Any = engine.pool
+    if not pool.checkedin():
+        return None
+    try:
+        return AsyncConnection(engine, engine.sync_engine.connect())
+    except MissingGreenlet:
+        # It is to be opened again, being too old or dead.
+        return None
 
 
 def _down(error: StorageError) -> StorageError:
@@ -231,7 +253,7 @@ def _down(error: StorageError) -> StorageError:
 async def finish(session: Session) -> None:
     """Returns the connection even if the caller is cancelled while it goes back."""
     if not session.waits_to_close:
-        await session.close()
+        session.give_back()
         return
     returning = asyncio.ensure_future(session.close())
     try:
