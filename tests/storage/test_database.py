@@ -372,6 +372,17 @@ async def test_a_connection_comes_back_from_each_way_in_as_it_was(opened: Open) 
     assert await count_of(db) == 2
 
 
+async def test_a_connection_that_lies_open_for_too_long_is_replaced(opened: Open) -> None:
+    db = opened(size=1, overflow=0, recycle=0)
+    assert await count_of(db) == 0
+    made: list[object] = []
+    event.listen(db.engine.sync_engine, "connect", lambda *each: made.append(each))
+    for loans in range(1, 4):
+        assert await count_of(db) == 0
+        assert len(made) == loans
+    assert checked_out(db) == 0
+
+
 # connections that died
 
 
