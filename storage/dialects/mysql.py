@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from asyncmy import connection as driver
@@ -15,6 +16,8 @@ from storage.dialects.transactions import beginning_of
 from storage.usage import LEAST, bound, seconds_left
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sqlalchemy import Update
     from sqlalchemy.engine import ExceptionContext
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -59,12 +62,27 @@ async def connect(*, connect_timeout: float, **options: Any) -> Connection:  # n
     """
     connection = Connection(**options)  # type: ignore[no-untyped-call]  # so its stubs say
     try:
-        async with asyncio.timeout(connect_timeout):
-            await connection.connect()
+        with _heeding_cancellation():
+            async with asyncio.timeout(connect_timeout):
+                await connection.connect()
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+@contextmanager
+def _heeding_cancellation() -> Iterator[None]:
+    """Cancels the block's caller by a cancellation that the block passed over.
+
+    The driver waits by `asyncio.wait_for`, which before Python 3.12 passes over one that comes
+    along with what it waits for.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    yield
+    if task and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 class Compiler(MySQLCompiler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from sqlalchemy import literal, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage import users
+from storage.dialects import mysql
 from storage.dialects.leaving import Killer
 from storage.users import Key
 from tests import factories
@@ -167,3 +169,21 @@ async def test_whenever_callers_leave_the_rest_get_their_own_rows_and_nothing_is
         assert checked_out(db) == 0
         await read(snapshot=False)
     gc.collect()
+
+
+async def test_whoever_leaves_while_mariadb_is_reached_has_left_though_its_driver_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = asyncio.Event()
+
+    async def go_on(_: mysql.Connection) -> None:
+        begun.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+
+    monkeypatch.setattr(mysql.Connection, "connect", go_on)
+    reaching = asyncio.ensure_future(mysql.connect(connect_timeout=60))
+    await begun.wait()
+    reaching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reaching
