@@ -32,6 +32,7 @@ from storage.dialects.search import Way, containing, search
 from storage.dialects.sql import (
     changed_at,
     is_one_of,
+    is_one_of_any_length,
     moment_after,
     planned_for_its_values,
 )
@@ -348,7 +349,7 @@ async def _load(
 @cache
 def _find_all(*, full: bool) -> Select[*tuple[Any, ...]]:
     """Selects the posts with some ids."""
-    found = (_WITH_CONTENT if full else _SUMMARY).where(is_one_of(Post.id, "ids"))
+    found = (_WITH_CONTENT if full else _SUMMARY).where(is_one_of_any_length(Post.id, "ids"))
     return _in_full(found) if full else found
 
 

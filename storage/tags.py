@@ -16,6 +16,7 @@ from storage.dialects.sql import (
     changed_at,
     is_looked_up,
     is_one_of,
+    is_one_of_any_length,
     joined_count,
     looked_up_by,
 )
@@ -111,7 +112,7 @@ async def ensure(tx: Transaction, names: Iterable[str]) -> dict[str, TagRow]:
 async def create(tx: Transaction, names: Sequence[str]) -> list[TagRow]:
     """Adds the tags that there are not yet, and returns the tag of each name, counted, in order."""
     found = await ensure(tx, names)
-    statement = _COUNTED.where(is_one_of(Tag.id, "ids"))
+    statement = _COUNTED.where(is_one_of_any_length(Tag.id, "ids"))
     result = await tx.execute(statement, {"ids": [tag.id for tag in found.values()]})
     counted = {row.id: TagRow._make(row) for row in result}
     return [counted[found[key_of(name)].id] for name in names]

@@ -17,7 +17,7 @@ from storage.dialects.search import Way, containing, search
 from storage.dialects.sql import (
     changed_at,
     is_looked_up,
-    is_one_of,
+    is_one_of_any_length,
     literal,
     moment_after,
     planned_for_its_values,
@@ -323,7 +323,7 @@ def _find(field: str, *, profile: bool) -> Select[*tuple[Any, ...]]:
 @cache
 def _find_all(*, profile: bool) -> Select[*tuple[Any, ...]]:
     """Selects the users with some ids."""
-    return (_WITH_PROFILE if profile else _BASIC).where(is_one_of(User.id, "ids"))
+    return (_WITH_PROFILE if profile else _BASIC).where(is_one_of_any_length(User.id, "ids"))
 
 
 @lru_cache(keyset.SHAPES)

@@ -10,12 +10,14 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from sqlalchemy import text
 
+from storage.dialects.direct import AGAIN
 from storage.moments import datetime_of
 from tests.statements import sent_by
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     import asyncpg
 
@@ -25,6 +27,14 @@ if TYPE_CHECKING:
 
     Call = Callable[[Session], Awaitable[object]]
     Change = Callable[[Transaction], Awaitable[object]]
+
+
+# PostgreSQL plans for the values at hand this often, before it plans for any.
+FIRST_TIMES = 5
+PLANNED = text(
+    "SELECT custom_plans, generic_plans FROM pg_prepared_statements"
+    " WHERE statement LIKE :like AND custom_plans + generic_plans >= :times"
+)
 
 
 class Plan(NamedTuple):
@@ -136,3 +146,21 @@ def _sorted(node: dict[str, Any]) -> float:
     if node["Node Type"] != "Sort":
         return 0
     return float(node["Plans"][0]["Actual Rows"] * node["Actual Loops"])
+
+
+async def assert_planned_once(
+    session: Session, get: Callable[[Sequence[int]], Awaitable[object]], like: str
+) -> None:
+    """Asserts that a statement is planned for any number of ids, even if they are mostly few.
+
+    Args:
+        session: on which it is sent.
+        get: sends it for some ids.
+        like: tells it from others that are sent as often.
+    """
+    # Before, SQLAlchemy prepares one of its own.
+    sizes = [1] * FIRST_TIMES + [1, 2, 100]
+    for size in [1] * (AGAIN - 1) + sizes:
+        await get(range(1, size + 1))
+    planned = await session.execute(PLANNED, {"like": like, "times": len(sizes)})
+    assert planned.one() == (FIRST_TIMES, len(sizes) - FIRST_TIMES)

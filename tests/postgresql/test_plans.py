@@ -14,7 +14,7 @@ from storage.keyset import Cursor, Order, Window
 from storage.models import Role
 from storage.moments import Moment, moment_of
 from storage.users import Filter, Key
-from tests.plans import first_sent_by, plan_of, statement_of
+from tests.plans import assert_planned_once, first_sent_by, plan_of, statement_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,6 +123,16 @@ async def test_a_page_reads_little_in_every_order_and_wherever_it_is(
         for generic in kinds:
             plan = await plan_of(planner, statement, generic=generic)
             assert_reads_little(plan, (window, generic))
+
+
+@pytest.mark.parametrize("profile", [False, True])
+async def test_users_by_id_are_planned_once_however_many_they_are(
+    fresh: Database, *, profile: bool
+) -> None:
+    async with fresh.read() as read:
+        await assert_planned_once(
+            read, lambda ids: users.batch_get(read, ids, profile=profile), "%FROM users%"
+        )
 
 
 @pytest.mark.parametrize(

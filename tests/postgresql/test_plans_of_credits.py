@@ -9,12 +9,11 @@ from sqlalchemy import text
 from storage import credits
 from tests import factories
 from tests.factories import transfer
+from tests.plans import FIRST_TIMES
 
 if TYPE_CHECKING:
     from storage.database import Database
 
-# It plans for the values at hand this often, before it plans for any.
-FIRST_TIMES = 5
 # Among few, finding any number of accounts costs the same.
 USERS = 5_000
 PLANNED = text(

@@ -15,7 +15,13 @@ from storage.moments import Moment, moment_of
 from storage.posts import Filter
 from storage.tags import Key
 from tests.paging import orders
-from tests.plans import first_sent_by, plan_of, statement_of, statements_of
+from tests.plans import (
+    assert_planned_once,
+    first_sent_by,
+    plan_of,
+    statement_of,
+    statements_of,
+)
 from tests.statements import run, sent_by
 
 if TYPE_CHECKING:
@@ -169,6 +175,16 @@ async def test_a_page_of_a_tag_by_id_reads_the_posts_that_are_on_it(
             plan = await plan_of(planner, statement, generic=generic)
             rows = window.limit + 1
             assert_reads_little(plan, (window, generic), most_read=2 * rows, most_sorted=0)
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_posts_by_id_are_planned_once_however_many_they_are(
+    fresh: Database, *, full: bool
+) -> None:
+    async with fresh.read() as read:
+        await assert_planned_once(
+            read, lambda ids: posts.batch_get(read, ids, full=full), "%FROM posts%"
+        )
 
 
 @pytest.mark.parametrize(
