@@ -18,7 +18,7 @@ def share_arena() -> None:
     """Has all threads allocate from one arena, before there are others than the first.
 
     glibc gives each thread an arena of its own, up to eight for each core. What one of gRPC's
-    threads allocates and another frees leaves holes that only the first fills again, and the
+    threads allocates and another frees leaves holes that only the former fills again, and the
     process grows with the calls. Where malloc is not glibc's, nothing is done.
     """
     with suppress(AttributeError):

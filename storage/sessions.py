@@ -196,7 +196,7 @@ class Session:
             await self._connection.close()
 
     def give_back(self) -> None:
-        """Gives the connection back, where that takes no word with the database."""
+        """Gives the connection back, where that does not wait."""
         if self._connection.sync_connection is not None:
             self._connection.sync_connection.close()
 
@@ -231,12 +231,12 @@ async def connect(engine: AsyncEngine, figures: Figures) -> AsyncConnection:
 
 
 def _at_hand(engine: AsyncEngine) -> AsyncConnection | None:
-    """Checks out a connection that lies open in the pool; None if there is none.
+    """Checks out PostgreSQL's connection that came back last, if it is open; None if it is not.
 
     That waits for nothing, and so needs no greenlet, which costs more than the loan itself.
     """
     pool: Any = engine.pool
-    if not pool.checkedin():
+    if engine.dialect.name != "postgresql" or not pool.checkedin():
         return None
     try:
         return AsyncConnection(engine, engine.sync_engine.connect())

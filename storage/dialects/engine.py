@@ -42,8 +42,8 @@ def make_engine(url: str, pool: PoolConfig) -> AsyncEngine:
         hide_parameters=True,
         **_OPTIONS[make_url(url).get_backend_name()](pool),
     )
-    event.listen(engine.sync_engine, "do_connect", _ensure_waited_for)
     if engine.dialect.name == "postgresql":
+        event.listen(engine.sync_engine, "do_connect", _ensure_waited_for)
         poolers.introduce(engine, _settings_of_postgresql(pool))
         postgresql.introduce(engine)
     elif engine.dialect.name == "sqlite":

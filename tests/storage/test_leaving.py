@@ -171,8 +171,9 @@ async def test_whenever_callers_leave_the_rest_get_their_own_rows_and_nothing_is
     gc.collect()
 
 
+@pytest.mark.parametrize("fails", [False, True])
 async def test_whoever_leaves_while_mariadb_is_reached_has_left_though_its_driver_goes_on(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, *, fails: bool
 ) -> None:
     begun = asyncio.Event()
 
@@ -180,6 +181,8 @@ async def test_whoever_leaves_while_mariadb_is_reached_has_left_though_its_drive
         begun.set()
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(3600)
+        if fails:
+            raise ConnectionResetError
 
     monkeypatch.setattr(mysql.Connection, "connect", go_on)
     reaching = asyncio.ensure_future(mysql.connect(connect_timeout=60))
