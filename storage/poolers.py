@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from asyncpg import QueryCanceledError
 from sqlalchemy import event
+from sqlalchemy.exc import MissingGreenlet
+from sqlalchemy.util.concurrency import in_greenlet
 
 from storage.dialects.postgresql import LOCK_TIMEOUT, STATEMENT_TIMEOUT, Connection
 
@@ -93,6 +95,9 @@ def introduce(engine: AsyncEngine, settings: Mapping[str, str]) -> None:
         dialect: Dialect, _: ConnectionPoolEntry, arguments: list[Any], options: dict[str, Any]
     ) -> DBAPIConnection:
         nonlocal pooled
+        if not in_greenlet():
+            # Found out in time: the driver's coroutine would be left behind unawaited.
+            raise MissingGreenlet("to open a connection takes waiting")
         if not pooled:
             told = {**settings, TELLTALE: "on"}
             try:

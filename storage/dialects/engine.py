@@ -8,10 +8,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import event, make_url
-from sqlalchemy.exc import MissingGreenlet
+from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.util.concurrency import in_greenlet
 
 from storage import poolers
 from storage.dialects import direct, mysql, postgresql, sqlite
@@ -43,7 +41,6 @@ def make_engine(url: str, pool: PoolConfig) -> AsyncEngine:
         **_OPTIONS[make_url(url).get_backend_name()](pool),
     )
     if engine.dialect.name == "postgresql":
-        event.listen(engine.sync_engine, "do_connect", _ensure_waited_for)
         poolers.introduce(engine, _settings_of_postgresql(pool))
         postgresql.introduce(engine)
     elif engine.dialect.name == "sqlite":
@@ -53,12 +50,6 @@ def make_engine(url: str, pool: PoolConfig) -> AsyncEngine:
     elif engine.dialect.name == "mysql":
         mysql.introduce(engine, pool.statement_timeout)
     return engine
-
-
-def _ensure_waited_for(*_: object) -> None:
-    """Opens no connection for somebody who takes only what lies open."""
-    if not in_greenlet():
-        raise MissingGreenlet("to open a connection takes waiting")
 
 
 def _settings_of_postgresql(pool: PoolConfig) -> dict[str, str]:
