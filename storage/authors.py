@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import case, func, select
 
 from storage import keyset, posts
-from storage.dialects.sql import first_of_each, is_one_of
+from storage.dialects.sql import first_of_each, is_one_of_any_length
 from storage.errors import NotFound
 from storage.models import Post, User, UserPostCount
 from storage.moments import Moment  # noqa: TC001 - NamedTuple keeps the annotations
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 # The newest posts that `recent` reads of each author.
 NEWEST = 20
+
+_COUNTS = select(UserPostCount.user_id, UserPostCount.post_count).where(
+    is_one_of_any_length(UserPostCount.user_id, "user_ids")
+)
 
 
 class PostCountRow(NamedTuple):
@@ -91,11 +95,8 @@ async def recent(read: Session, user_ids: Sequence[int]) -> Recent:
 
     Only the newest posts are read, however many an author has.
     """
-    counting = select(UserPostCount.user_id, UserPostCount.post_count).where(
-        is_one_of(UserPostCount.user_id, "user_ids")
-    )
     told = {"user_ids": user_ids}
-    counts = {row.user_id: row.post_count for row in await read.execute(counting, told)}
+    counts = {row.user_id: row.post_count for row in await read.execute(_COUNTS, told)}
     statement = first_of_each(
         read.dialect,
         posts.COLUMNS,
