@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from service import access, channel, http
 from service.admission import Admission
+from service.batches import free_all
 from service.credits import Credits
 from service.health import Health
 from service.idempotency import Idempotency
@@ -267,6 +268,7 @@ async def serve(
         started: called with the port once the server takes calls.
     """
     share_arena()
+    free_all()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
