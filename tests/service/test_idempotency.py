@@ -130,7 +130,8 @@ class Effects:
     def _note(self, driver: object, sql: str) -> None:
         if sql.startswith("COMMIT") and driver in self._under_way:
             self.made.append(self._under_way.pop(driver))
-        elif sql.startswith("ROLLBACK"):
+        elif sql.startswith(("BEGIN", "ROLLBACK")):
+            # What came before a beginning took effect by itself, and was nobody's request.
             self._under_way.pop(driver, None)
         elif CHANGE_OF_ROWS.search(sql):
             self._under_way[driver] = sql
