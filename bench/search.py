@@ -32,7 +32,14 @@ NEWEST = Window(Order("created_at", descending=True), None, 50)
 QUERIES: dict[str, tuple[Any, dict[str, str]]] = {
     "users": (
         users,
-        {"rare": "lovelace.1.77", "common": "example", "none": "xyzzy", "2 characters, none": "qq"},
+        {
+            "rare": "lovelace.1.77",
+            "rare, by digits": ".1.3141",
+            "rare, by what most have too": ".1.3141@example.com",
+            "common": "example",
+            "none": "xyzzy",
+            "2 characters, none": "qq",
+        },
     ),
     "posts": (
         posts,

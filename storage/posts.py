@@ -136,6 +136,7 @@ _WIDTH = len(COLUMNS)
 _SUMMARY: Select[*tuple[Any, ...]] = select(*COLUMNS)
 _WITH_CONTENT: Select[*tuple[Any, ...]] = select(*COLUMNS, Post.content)
 
+_SEARCHED = (Post.title_key,)
 _INSERT = insert(Post).returning(*COLUMNS)
 _INSERT_PUBLISHED = insert(Post).values({Post.published_at: clock()}).returning(*COLUMNS)
 
@@ -226,7 +227,7 @@ async def list_page(
 ) -> keyset.Page[PostRow]:
     """Returns a page of the posts that match: one statement, one more by tag.
 
-    On SQLite it is one more for a search, too.
+    A search is one more, as for users.
 
     Args:
         read: where to read.
@@ -235,7 +236,7 @@ async def list_page(
             their folded form.
         full: loads content, authors and tags too.
     """
-    found = await search(read, Post, fold(where.query))
+    found = await search(read, _SEARCHED, fold(where.query))
     told = await _told(read, where, found)
     if told is None:
         return keyset.Page([], None)
@@ -245,8 +246,8 @@ async def list_page(
 
 
 async def count(read: Session, where: Filter) -> int:
-    """Returns how many posts match: one statement, two by tag, one more for a search on SQLite."""
-    found = await search(read, Post, fold(where.query))
+    """Returns how many posts match: one statement, two by tag, one more for a search."""
+    found = await search(read, _SEARCHED, fold(where.query))
     told = await _told(read, where, found)
     if told is None:
         return 0
@@ -449,7 +450,7 @@ def _matching(
 
 
 def _conditions(where: Filter, way: Way) -> list[ColumnElement[bool]]:
-    conditions = containing((Post.title_key,), way)
+    conditions = containing(_SEARCHED, way)
     if where.author_id is not None:
         # And not `=`: see `keyset.paged` about `within`.
         conditions.append(is_one_of(Post.author_id, "author_ids"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import signal
+import sys
 import tempfile
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -111,6 +112,23 @@ def _engine_of(item: pytest.Item) -> str:
     called = getattr(item, "callspec", None)
     found: engines.Engine | None = called.params.get("engine") if called else None
     return "postgresql" if found is None else found.name
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Has coverage not look at what other tests show it: looking takes half the time of a test.
+
+    Those are the shorter runs of what takes minutes, and those on PostgreSQL of the service, which
+    has no code for a kind of database.
+    """
+    look = sys.gettrace()
+    of_service = item.path.is_relative_to(Path(__file__).parent / "service")
+    if _is_long(item) or (of_service and _engine_of(item) != "postgresql"):
+        sys.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(look)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -90,7 +90,8 @@ async def statements_of(db: Database, call: Call) -> list[Statement]:
     """The statements that a call sends."""
     async with sent_by(db) as sent, db.read() as read:
         await call(read)
-    return sent.statements
+    # What is known of texts is asked for once a minute.
+    return [each for each in sent.statements if "pg_stats" not in each.text]
 
 
 async def statement_of(db: Database, call: Call) -> Statement:

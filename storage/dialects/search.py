@@ -1,7 +1,8 @@
 """How rows that contain a text are found.
 
 PostgreSQL and SQLite keep the trigrams of a table's texts in an index, which answers from three
-characters on. MariaDB has none, and reads rows until a page is full.
+characters on. PostgreSQL's is asked for those that few texts have, and what it finds is held to the
+whole. MariaDB has no such index, and reads rows until a page is full.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import and_, bindparam, column, func, inspect, literal_column, or_, select, table
 
+from storage.dialects import trigrams
 from storage.dialects.sql import Spelt
 
 if TYPE_CHECKING:
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
     from storage.models import Base
     from storage.sessions import Session
 
+    Columns = Sequence[InstrumentedAttribute[str]]
+
 _PART, _PATTERN, _PHRASE = "search", "search_pattern", "search_phrase"
 _ESCAPE = "/"
-# What the indexes keep is as long.
+# What SQLite's index keeps is as long.
 _TRIGRAM = 3
 # Rows that contain a text: to look so many up costs about as much as to walk, in the list's order,
 # past all others until a page of them is full.
@@ -38,6 +42,7 @@ class Way(Enum):
     ALL = auto()
     BY_TEXT = auto()
     BY_INDEX = auto()
+    BY_PIECES = auto()
 
 
 class Search(NamedTuple):
@@ -46,21 +51,27 @@ class Search(NamedTuple):
     Args:
         part: the text, folded as the columns are; empty for all rows.
         way: what its statement depends on.
+        pieces: of the text, those that the index is asked for, in order.
     """
 
     part: str
     way: Way
+    pieces: Sequence[str] = ()
 
     @property
     def parameters(self) -> dict[str, str]:
         """What the statement is told of the text."""
         if self.way is Way.ALL:
             return {}
-        escaped = re.sub(f"[%_{_ESCAPE}]", rf"{_ESCAPE}\g<0>", self.part)
-        return {_PART: self.part, _PATTERN: f"%{escaped}%", _PHRASE: _phrase(self.part)}
+        escaped = (re.sub(f"[%_{_ESCAPE}]", rf"{_ESCAPE}\g<0>", each) for each in self.pieces)
+        return {
+            _PART: self.part,
+            _PATTERN: f"%{'%'.join(escaped)}%",
+            _PHRASE: _phrase(self.part),
+        }
 
 
-async def search(session: Session, of: type[Base], part: str) -> Search:
+async def search(session: Session, columns: Columns, part: str) -> Search:
     """Returns how a text is best searched for.
 
     PostgreSQL decides by the text whether its index is worth it. SQLite does not: its index is
@@ -68,24 +79,27 @@ async def search(session: Session, of: type[Base], part: str) -> Search:
 
     Args:
         session: where it will be searched for.
-        of: the table.
-        part: the text, folded as the table's columns are; empty for all rows.
+        columns: of one table, those that its search index has.
+        part: the text, folded as the columns are; empty for all rows.
     """
     if not part:
         return Search(part, Way.ALL)
+    if session.dialect == "postgresql" and len(part) > _TRIGRAM:
+        pieces = trigrams.pieces(part, await trigrams.known(session, columns))
+        if pieces and pieces != [part]:
+            return Search(part, Way.BY_PIECES, pieces)
     # A NUL would end the query of the index.
     if session.dialect != "sqlite" or len(part) < _TRIGRAM or "\0" in part:
-        return Search(part, Way.BY_TEXT)
+        return Search(part, Way.BY_TEXT, [part])
+    of: Any = columns[0].class_
     more: Select[*tuple[Any, ...]] = (
         _found_by_index(of).with_only_columns(literal_column("1")).limit(1).offset(_COMMON)
     )
     is_common = (await session.execute(more, {_PHRASE: _phrase(part)})).first() is not None
-    return Search(part, Way.BY_TEXT if is_common else Way.BY_INDEX)
+    return Search(part, Way.BY_TEXT if is_common else Way.BY_INDEX, [part])
 
 
-def containing(
-    columns: Sequence[InstrumentedAttribute[str]], way: Way
-) -> list[ColumnElement[bool]]:
+def containing(columns: Columns, way: Way) -> list[ColumnElement[bool]]:
     """Returns the conditions that a column contains the text of a search, by code points.
 
     Args:
@@ -97,6 +111,8 @@ def containing(
     contains = or_(*(_contains(each) for each in columns))
     if way is Way.BY_TEXT:
         return [contains]
+    if way is Way.BY_PIECES:
+        return [contains, or_(*(func.strpos(each, bindparam(_PART)) > 0 for each in columns))]
     of: Any = columns[0].class_
     (key,) = inspect(of).primary_key
     # The index takes what is no character, such as U+FFFE, for one and the same.

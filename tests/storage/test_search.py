@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from storage import keyset, posts, users
 from storage.casefold import fold
-from storage.dialects import search
+from storage.dialects import search, trigrams
+from storage.dialects.trigrams import Known, all_of
 from storage.keyset import Order, Window
 from tests import factories
 from tests.paging import in_order, listed, orders
@@ -249,15 +250,26 @@ _texts = st.lists(st.text(_SIGNS, min_size=1, max_size=12), min_size=1, max_size
 _queries = st.text(_SIGNS, min_size=1, max_size=6)
 
 
+class _Searches(NamedTuple):
+    texts: list[str]
+    queries: list[str]
+    known: Known
+
+
 @st.composite
-def _searches(draw: st.DrawFn) -> tuple[list[str], list[str]]:
-    """Texts, and queries: some are parts of the texts, most others are not."""
+def _searches(draw: st.DrawFn) -> _Searches:
+    """Texts, and queries: some are parts of the texts, most others are not.
+
+    What is known of the texts' trigrams decides how they are searched, and not what is found.
+    """
     texts = draw(_texts)
     queries = draw(st.lists(_queries, max_size=3))
     for text in texts:
         start = draw(st.integers(0, len(text) - 1))
         queries.append(text[start : draw(st.integers(start + 1, len(text)))])
-    return texts, queries
+    seen = st.sampled_from([each for text in texts for each in all_of(fold(text))] or [""])
+    known = Known(draw(st.frozensets(seen)), draw(st.frozensets(seen)))
+    return _Searches(texts, queries, known)
 
 
 @given(_searches())
@@ -268,9 +280,14 @@ def _searches(draw: st.DrawFn) -> tuple[list[str], list[str]]:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 async def test_a_search_finds_exactly_what_contains_it(
-    db: Database, searches: tuple[list[str], list[str]]
+    db: Database, monkeypatch: pytest.MonkeyPatch, searches: _Searches
 ) -> None:
-    texts, queries = searches
+    texts, queries, known = searches
+
+    async def told(*_: object) -> Known:
+        return known
+
+    monkeypatch.setattr(trigrams, "known", told)
     with suppress(_Undone):
         async with db.transaction() as tx:
             for number, each in enumerate(texts):

@@ -1,0 +1,147 @@
+"""Which trigrams of a text PostgreSQL's index is worth asking for.
+
+The index, pg_trgm's, has for each three characters of a word the list of rows that have them, and
+reads the lists of all that it is asked for. A list that most rows are on tells next to nothing, and
+a second list of the same word little more than the first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from itertools import chain
+from time import monotonic
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from sqlalchemy import Dialect
+    from sqlalchemy.orm import InstrumentedAttribute
+
+    from storage.sessions import Session
+
+LENGTH = 3
+# Seconds for which what was told is taken to hold.
+_AGE = 60.0
+# Shares of the texts, and how many tell of them: at least, and about as many as are looked at.
+_MANY, _MOST = 0.015, 0.25
+_LEAST, _ENOUGH = 50, 200
+
+_WORD = re.compile(r"[^\W_]+")
+# Texts from all over each column, as ANALYZE saw them.
+_SAMPLES = text(
+    "SELECT CAST(CAST(histogram_bounds AS text) AS text[]) FROM pg_stats"
+    " WHERE schemaname = current_schema() AND tablename = :name AND attname = ANY(:columns)"
+    " AND histogram_bounds IS NOT NULL"
+).bindparams(bindparam("columns", type_=ARRAY(Text)))
+
+
+class Known(NamedTuple):
+    """What is known of the trigrams that some column of a table has.
+
+    Args:
+        of_many: those that more than a few of the texts have.
+        of_most: those that a good part of the texts have.
+        until: when to ask again, by the monotonic clock.
+    """
+
+    of_many: frozenset[str] = frozenset()
+    of_most: frozenset[str] = frozenset()
+    until: float = 0.0
+
+
+# Of each database that is open, by the table.
+_known: WeakKeyDictionary[Dialect, dict[str, Known]] = WeakKeyDictionary()
+
+
+async def known(session: Session, columns: Sequence[InstrumentedAttribute[str]]) -> Known:
+    """Returns what is known of a table's trigrams, as of a minute ago or later.
+
+    Nothing is before PostgreSQL has looked at the table, nor while that has few rows.
+
+    Args:
+        session: where to ask, on PostgreSQL.
+        columns: of the table.
+    """
+    tables = _known.setdefault(session.sql_dialect, {})
+    name = columns[0].class_.__tablename__
+    found = tables.get(name, Known())
+    if monotonic() < found.until:
+        return found
+    until = monotonic() + _AGE
+    # Whoever comes while this is asked takes what was known before.
+    tables[name] = found._replace(until=until)
+    asked = {"name": name, "columns": [column.key for column in columns]}
+    shares = [_shares(row[0]) for row in (await session.execute(_SAMPLES, asked)).all()]
+    tables[name] = Known(_beyond(_MANY, shares), _beyond(_MOST, shares), until)
+    return tables[name]
+
+
+def pieces(part: str, known: Known) -> list[str]:
+    """Returns the pieces of a text that the index is to be asked for.
+
+    They do not overlap and are in order: what contains the text has them one after the other. All
+    trigrams that few have are in them, none that most have, and of each word as many others as do
+    not overlap. There are none where all are of most, or the text has too few.
+    """
+    spans: list[tuple[int, int]] = []
+    last = -1
+    for start, trigram in _within(part):
+        stop = start + LENGTH
+        if trigram in known.of_most:
+            continue
+        if not spans or start >= spans[-1][1]:
+            spans.append((start, stop))
+        elif start == last + 1 and trigram not in known.of_many:
+            spans[-1] = spans[-1][0], stop
+        else:
+            continue
+        last = start
+    return [part[start:stop] for start, stop in spans]
+
+
+def _within(part: str) -> Iterator[tuple[int, str]]:
+    """Returns trigrams of a text that may go on at both ends, each with where it begins.
+
+    Those at the ends of words take in what is around them, and are only of words that have no
+    others.
+    """
+    for word in _WORD.finditer(part):
+        start, stop = word.span()
+        if stop - start >= LENGTH:
+            for at in range(start, stop - LENGTH + 1):
+                yield at, part[at : at + LENGTH]
+        elif stop - start == LENGTH - 1 and start > 0:
+            yield start - 1, f" {word[0]}"
+        elif stop - start == LENGTH - 1 and stop < len(part):
+            yield start, f"{word[0]} "
+
+
+def _shares(texts: Sequence[str]) -> dict[str, float]:
+    """Returns how many of the texts have each trigram, as a share of them."""
+    texts = texts[:: max(1, len(texts) // _ENOUGH)]
+    if len(texts) < _LEAST:
+        return {}
+    counts = Counter(chain.from_iterable(set(all_of(each)) for each in texts))
+    return {trigram: count / len(texts) for trigram, count in counts.items()}
+
+
+def _beyond(least: float, columns: Sequence[Mapping[str, float]]) -> frozenset[str]:
+    """Returns the trigrams that more than a share of some column's texts have."""
+    return frozenset(
+        trigram for shares in columns for trigram, share in shares.items() if share > least
+    )
+
+
+def all_of(text: str) -> Iterator[str]:
+    """Returns the trigrams that the index has of a text: the ends of words are blanks in them."""
+    for word in _WORD.findall(text):
+        padded = f"  {word} "
+        for at in range(len(padded) - LENGTH + 1):
+            yield padded[at : at + LENGTH]
