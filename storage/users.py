@@ -200,8 +200,9 @@ async def batch_get(
 async def list_page(
     read: Session, where: Filter, window: keyset.Window, *, profile: bool = False
 ) -> keyset.Page[UserRow]:
-    """Returns a page of the users that match: one statement. A search is one more on
-    SQLite, and once a minute on PostgreSQL.
+    """Returns a page of the users that match: one statement.
+
+    A search is one more on SQLite, and once a minute on PostgreSQL.
 
     Args:
         read: where to read.
