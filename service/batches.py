@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def free_all() -> None:
-    """Has gRPC free every batch, those of calls that fail or are given up among them.
+    """Has gRPC free every batch that began, those that fail or are given up among them.
 
     grpc.aio frees a batch where it goes on after it has waited for it, and never comes there if the
     batch fails or the one who waits is cancelled. 80 bytes stay for each operation, and the message
@@ -36,7 +36,11 @@ def to_the_end(execute: Execute) -> Execute:
     async def execute_batch(call: object, operations: tuple[Any, ...], loop: Any) -> None:  # noqa: ANN401 - gRPC's
         batch = _Batch(loop)
         batch.begin(execute(call, operations, batch))
-        await batch.over
+        try:
+            await batch.over
+        finally:
+            # An error knows this frame: by the batch, they would keep each other and the call.
+            del batch
 
     return execute_batch
 
@@ -89,7 +93,7 @@ class _Batch:
         except StopIteration:
             pass
         except Exception as failure:  # noqa: BLE001 - whoever waits is to be told of any
-            error = failure
+            error = failure.with_traceback(None)
         if self.over.cancelled():
             return
         if error is None:

@@ -246,7 +246,10 @@ async def list_page(
 
 
 async def count(read: Session, where: Filter) -> int:
-    """Returns how many posts match: one statement, two by tag, one more for a search."""
+    """Returns how many posts match: one statement, two by tag.
+
+    A search is one more, as for users.
+    """
     found = await search(read, _SEARCHED, fold(where.query))
     told = await _told(read, where, found)
     if told is None:

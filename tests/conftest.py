@@ -116,14 +116,14 @@ def _engine_of(item: pytest.Item) -> str:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
-    """Has coverage not look at what other tests show it: looking takes half the time of a test.
+    """Has coverage look away where other tests show it the same: looking costs half as much again.
 
-    Those are the shorter runs of what takes minutes, and those on PostgreSQL of the service, which
-    has no code for a kind of database.
+    What takes minutes has shorter runs, and the service has no code for a kind of database.
     """
     look = sys.gettrace()
     of_service = item.path.is_relative_to(Path(__file__).parent / "service")
-    if _is_long(item) or (of_service and _engine_of(item) != "postgresql"):
+    is_shown = _is_long(item) or (of_service and _engine_of(item) != "postgresql")
+    if is_shown and item.config.pluginmanager.hasplugin("_cov"):
         sys.settrace(None)
     try:
         yield

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 _PART, _PATTERN, _PHRASE = "search", "search_pattern", "search_phrase"
 _ESCAPE = "/"
-# What SQLite's index keeps is as long.
-_TRIGRAM = 3
 # Rows that contain a text: to look so many up costs about as much as to walk, in the list's order,
 # past all others until a page of them is full.
 _COMMON = 2_000
@@ -84,12 +82,12 @@ async def search(session: Session, columns: Columns, part: str) -> Search:
     """
     if not part:
         return Search(part, Way.ALL)
-    if session.dialect == "postgresql" and len(part) > _TRIGRAM:
+    if session.dialect == "postgresql" and len(part) > trigrams.LENGTH:
         pieces = trigrams.pieces(part, await trigrams.known(session, columns))
         if pieces and pieces != [part]:
             return Search(part, Way.BY_PIECES, pieces)
     # A NUL would end the query of the index.
-    if session.dialect != "sqlite" or len(part) < _TRIGRAM or "\0" in part:
+    if session.dialect != "sqlite" or len(part) < trigrams.LENGTH or "\0" in part:
         return Search(part, Way.BY_TEXT, [part])
     of: Any = columns[0].class_
     more: Select[*tuple[Any, ...]] = (

@@ -34,12 +34,14 @@ _MANY, _MOST = 0.015, 0.25
 _LEAST, _ENOUGH = 50, 200
 
 _WORD = re.compile(r"[^\W_]+")
-# Texts from all over each column, as ANALYZE saw them.
+# Texts from all over each column, but for its commonest values, as ANALYZE saw them.
 _SAMPLES = text(
     "SELECT CAST(CAST(histogram_bounds AS text) AS text[]) FROM pg_stats"
-    " WHERE schemaname = current_schema() AND tablename = :name AND attname = ANY(:columns)"
+    " JOIN pg_namespace ON nspname = schemaname"
+    " JOIN pg_class ON relnamespace = pg_namespace.oid AND relname = tablename"
+    " WHERE pg_class.oid = to_regclass(:name) AND attname = ANY(:columns)"
     " AND histogram_bounds IS NOT NULL"
-).bindparams(bindparam("columns", type_=ARRAY(Text)))
+).bindparams(bindparam("name", type_=Text), bindparam("columns", type_=ARRAY(Text)))
 
 
 class Known(NamedTuple):
@@ -86,23 +88,21 @@ async def known(session: Session, columns: Sequence[InstrumentedAttribute[str]])
 def pieces(part: str, known: Known) -> list[str]:
     """Returns the pieces of a text that the index is to be asked for.
 
-    They do not overlap and are in order: what contains the text has them one after the other. All
-    trigrams that few have are in them, none that most have, and of each word as many others as do
-    not overlap. There are none where all are of most, or the text has too few.
+    They do not overlap and are in order: what contains the text has them one after the other. None
+    of them has a trigram that most have; as far as that allows, all that few have are in them, and
+    enough others to cover each word. There are none where most have all that the text has.
     """
     spans: list[tuple[int, int]] = []
-    last = -1
+    is_whole = False
     for start, trigram in _within(part):
         stop = start + LENGTH
         if trigram in known.of_most:
-            continue
-        if not spans or start >= spans[-1][1]:
+            is_whole = False
+        elif not spans or start >= spans[-1][1]:
             spans.append((start, stop))
-        elif start == last + 1 and trigram not in known.of_many:
+            is_whole = True
+        elif is_whole and trigram not in known.of_many:
             spans[-1] = spans[-1][0], stop
-        else:
-            continue
-        last = start
     return [part[start:stop] for start, stop in spans]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -94,8 +96,9 @@ async def test_the_batch_of_an_answer_that_nobody_waits_for_ends(seen: Counter[s
         method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
         call = method(b"")
         await called.wait()
+        before = seen["begun"]
         call.cancel()
-        await until(lambda: seen["begun"] == seen["ended"])
+        await until(lambda: before < seen["begun"] == seen["ended"])
 
 
 async def test_who_waits_for_a_batch_that_fails_is_told() -> None:
@@ -108,6 +111,31 @@ async def test_who_waits_for_a_batch_that_fails_is_told() -> None:
 
     with pytest.raises(ValueError, match="failed"):
         await batches.to_the_end(execute)(None, (), running)
+
+
+async def test_a_batch_that_fails_keeps_nothing_of_its_call() -> None:
+    running = asyncio.get_running_loop()
+
+    class Call:
+        """What can be seen to go."""
+
+    async def execute(_: object, __: object, loop: asyncio.AbstractEventLoop) -> None:
+        future = loop.create_future()
+        running.call_soon(future.set_exception, ValueError("failed"))
+        await future
+
+    call = Call()
+    is_there = weakref.ref(call)
+    gc.disable()
+    try:
+        with suppress(ValueError):
+            await batches.to_the_end(execute)(call, (), running)
+        del call
+        # The loop knows of the future until this turn of it is over.
+        await asyncio.sleep(0)
+        assert is_there() is None
+    finally:
+        gc.enable()
 
 
 async def test_who_waits_for_a_batch_that_cannot_begin_is_told() -> None:
