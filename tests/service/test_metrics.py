@@ -19,7 +19,7 @@ from service.metrics import Metrics
 from service.server import Server
 from tests import factories
 from tests.clients import Client, outcome_of, refusal_of
-from tests.onlookers import locked_user, until_waiting_for_a_lock
+from tests.onlookers import locked_user, looking_on, until_waiting_for_a_lock
 from tests.processes import until
 
 if TYPE_CHECKING:
@@ -155,10 +155,21 @@ async def test_who_is_taken_on_who_waits_and_who_is_not_taken_on_are_seen(
         assert await seen.value("byline_calls_shed_total") == 2
 
 
-async def test_transfers_that_were_made_together_are_one_batch(seen: Seen) -> None:
+async def test_transfers_that_were_made_together_are_one_batch(
+    seen: Seen, database_url: str
+) -> None:
     ada, bob = await factories.create_users_with(seen.client, 100, 0)
     request = credits_pb2.TransferRequest(from_user_id=ada, to_user_id=bob, amount=1)
-    await asyncio.gather(*(seen.client.credits.Transfer(request) for _ in range(20)))
+
+    async def all_are_under_way() -> bool:
+        return await seen.value("grpc_server_in_flight", grpc_method="Transfer") == 20
+
+    async with looking_on(database_url) as onlooker, onlooker.transaction():
+        await onlooker.lock("credit_accounts", user_id=ada)
+        calls = [asyncio.ensure_future(seen.client.credits.Transfer(request)) for _ in range(20)]
+        await until_waiting_for_a_lock(database_url)
+        await until(all_are_under_way)
+    await asyncio.gather(*calls)
     batches = await seen.value("byline_transfer_batch_size_count")
     assert await seen.value("byline_transfer_batch_size_sum") == 20
     assert batches is not None
