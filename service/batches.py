@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,11 @@ def free_all() -> None:
 
     grpc.aio frees a batch where it goes on after it has waited for it, and never comes there if the
     batch fails or the one who waits is cancelled. 80 bytes stay for each operation, and the message
-    if one had come (https://github.com/grpc/grpc/issues/43360).
+    if one had come (https://github.com/grpc/grpc/issues/43360). A gRPC that has no such function is
+    left as it is.
     """
-    cygrpc.execute_batch = to_the_end(cygrpc.execute_batch)
+    with suppress(AttributeError):
+        cygrpc.execute_batch = to_the_end(cygrpc.execute_batch)
 
 
 def to_the_end(execute: Execute) -> Execute:
