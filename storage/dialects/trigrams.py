@@ -115,8 +115,7 @@ def _within(part: str) -> Iterator[tuple[int, str]]:
     for word in _WORD.finditer(part):
         start, stop = word.span()
         if stop - start >= LENGTH:
-            for at in range(start, stop - LENGTH + 1):
-                yield at, part[at : at + LENGTH]
+            yield from enumerate(_windows(word[0]), start)
         elif stop - start == LENGTH - 1 and start > 0:
             yield start - 1, f" {word[0]}"
         elif stop - start == LENGTH - 1 and stop < len(part):
@@ -142,6 +141,8 @@ def _beyond(least: float, columns: Sequence[Mapping[str, float]]) -> frozenset[s
 def all_of(text: str) -> Iterator[str]:
     """Returns the trigrams that the index has of a text: the ends of words are blanks in them."""
     for word in _WORD.findall(text):
-        padded = f"  {word} "
-        for at in range(len(padded) - LENGTH + 1):
-            yield padded[at : at + LENGTH]
+        yield from _windows(f"  {word} ")
+
+
+def _windows(text: str) -> Iterator[str]:
+    return (text[at : at + LENGTH] for at in range(len(text) - LENGTH + 1))
