@@ -120,11 +120,13 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 
     What takes minutes has shorter runs, and the service has no code for a kind of database.
     """
-    look = sys.gettrace()
     of_service = item.path.is_relative_to(Path(__file__).parent / "service")
     is_shown = _is_long(item) or (of_service and _engine_of(item) != "postgresql")
-    if is_shown and item.config.pluginmanager.hasplugin("_cov"):
-        sys.settrace(None)
+    if not is_shown or not item.config.pluginmanager.hasplugin("_cov"):
+        yield
+        return
+    look = sys.gettrace()
+    sys.settrace(None)
     try:
         yield
     finally:
