@@ -96,6 +96,7 @@ class _Batch:
         except StopIteration:
             pass
         except Exception as failure:  # noqa: BLE001 - whoever waits is to be told of any
+            # Not with this frame, which knows it too.
             error = failure.with_traceback(None)
         if self.over.cancelled():
             return

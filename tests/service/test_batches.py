@@ -101,35 +101,28 @@ async def test_the_batch_of_an_answer_that_nobody_waits_for_ends(seen: Counter[s
         await until(lambda: before < seen["begun"] == seen["ended"])
 
 
+async def _fail(_: object, __: object, loop: asyncio.AbstractEventLoop) -> None:
+    """Executes a batch that fails once it is waited for."""
+    future = loop.create_future()
+    asyncio.get_running_loop().call_soon(future.set_exception, ValueError("failed"))
+    await future
+
+
 async def test_who_waits_for_a_batch_that_fails_is_told() -> None:
-    running = asyncio.get_running_loop()
-
-    async def execute(_: object, __: object, loop: asyncio.AbstractEventLoop) -> None:
-        future = loop.create_future()
-        running.call_soon(future.set_exception, ValueError("failed"))
-        await future
-
     with pytest.raises(ValueError, match="failed"):
-        await batches.to_the_end(execute)(None, (), running)
+        await batches.to_the_end(_fail)(None, (), asyncio.get_running_loop())
 
 
 async def test_a_batch_that_fails_keeps_nothing_of_its_call() -> None:
-    running = asyncio.get_running_loop()
-
     class Call:
         """What can be seen to go."""
-
-    async def execute(_: object, __: object, loop: asyncio.AbstractEventLoop) -> None:
-        future = loop.create_future()
-        running.call_soon(future.set_exception, ValueError("failed"))
-        await future
 
     call = Call()
     is_there = weakref.ref(call)
     gc.disable()
     try:
         with suppress(ValueError):
-            await batches.to_the_end(execute)(call, (), running)
+            await batches.to_the_end(_fail)(call, (), asyncio.get_running_loop())
         del call
         # The loop knows of the future until this turn of it is over.
         await asyncio.sleep(0)
