@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, case, exists, func, select, update
+from sqlalchemy import BigInteger, case, func, select, update
 
 from storage.dialects.at_once import in_time
 from storage.dialects.rows import given, rows_given
@@ -15,7 +15,7 @@ from storage.models import CreditAccount, User
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy import ColumnElement, FromClause, Update
+    from sqlalchemy import CTE, ColumnElement, Update
 
     from storage.database import Transaction
     from storage.moments import Moment
@@ -66,20 +66,20 @@ _LOCK = looked_up_by(
 _CHANGES = rows_given("changes", user_id=BigInteger(), available=BigInteger(), held=BigInteger())
 
 
-def can_give(
-    giver: ColumnElement[int], taker: ColumnElement[int], amount: ColumnElement[int]
-) -> ColumnElement[bool]:
-    """Locks two accounts, and tells whether one can give to the other, as most can.
+def locked_now(giver: ColumnElement[int], taker: ColumnElement[int]) -> CTE:
+    """PostgreSQL: two accounts, of which those are locked that nobody else has locked."""
+    both = _ACCOUNTS.where(CreditAccount.user_id.in_((giver, taker)), in_time())
+    return both.with_for_update(of=CreditAccount, key_share=True, skip_locked=True).cte("locked")
 
-    PostgreSQL: both are there, nobody else has locked them, their users are active, neither holds
-    credits, and the one has enough and the other room enough.
+
+def can_give(
+    locked: CTE, giver: ColumnElement[int], amount: ColumnElement[int]
+) -> ColumnElement[bool]:
+    """Tells whether one of two accounts of `locked_now` can give to the other, as most can.
+
+    Both are there and locked, their users are active, neither holds credits, and the one has enough
+    and the other room enough.
     """
-    both = (giver, taker)
-    locked = (
-        _ACCOUNTS.where(CreditAccount.user_id.in_(both), in_time())
-        .with_for_update(of=CreditAccount, key_share=True, skip_locked=True)
-        .cte("locked")
-    )
     is_fit = case(
         (locked.c.user_id == giver, locked.c.available >= amount),
         # No sum, which might be more than can be counted.
@@ -87,20 +87,24 @@ def can_give(
     )
     fit = select(func.count()).select_from(locked)
     fit = fit.where(locked.c.is_active, locked.c.held == 0, is_fit)
-    return fit.scalar_subquery() == len(both)
+    return fit.scalar_subquery() == 2  # noqa: PLR2004 - the giver and the taker
 
 
-def give(made: FromClause, giver: ColumnElement[int], taker: ColumnElement[int]) -> Update:
-    """Moves what a transfer says between its accounts, which are locked, if it was made."""
-    amount = select(made.c.amount).scalar_subquery()
-    moved = case((CreditAccount.user_id == giver, -amount), else_=amount)
+def give(locked: CTE, made: CTE) -> Update:
+    """Moves what a transfer says between the accounts of `locked_now`, if it was made."""
+    moved = case((locked.c.user_id == made.c.from_user_id, -made.c.amount), else_=made.c.amount)
     return (
         update(CreditAccount)
-        .where(CreditAccount.user_id.in_((giver, taker)), exists(select(made.c.id)))
+        .where(
+            CreditAccount.user_id == locked.c.user_id,
+            locked.c.user_id.in_((made.c.from_user_id, made.c.to_user_id)),
+        )
         .values(
             {
-                CreditAccount.available: CreditAccount.available + moved,
-                CreditAccount.updated_at: select(made.c.created_at).scalar_subquery(),
+                # From what was locked. PostgreSQL holds to the constraints first what becomes of
+                # the account as it was when the statement began, and then of what it is.
+                CreditAccount.available: locked.c.available + moved,
+                CreditAccount.updated_at: made.c.created_at,
             }
         )
     )

@@ -160,7 +160,8 @@ def _transfer() -> Select[*tuple[Any, ...]]:
     """Makes one transfer between accounts that are as most are."""
     entry: dict[Any, Any] = new_values(LedgerEntry, _GIVEN)
     giver, taker = entry[LedgerEntry.from_user_id], entry[LedgerEntry.to_user_id]
-    can = accounts.can_give(giver, taker, entry[LedgerEntry.amount])
+    locked = accounts.locked_now(giver, taker)
+    can = accounts.can_give(locked, giver, entry[LedgerEntry.amount])
     entry[LedgerEntry.created_at] = moment_by_then()
     made = (
         insert(LedgerEntry)
@@ -169,7 +170,7 @@ def _transfer() -> Select[*tuple[Any, ...]]:
         .cte("made")
     )
     told = select(made.c.id, made.c.created_at, made.c.expires_at)
-    return told.add_cte(accounts.give(made, giver, taker).cte())
+    return told.add_cte(accounts.give(locked, made).cte())
 
 
 _MAKE = Together(partial(_make, hold=False))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import func, select, text
 
 from storage import credits, posts, tags, users
+from storage.accounts import MOST
 from storage.database import unit
 from storage.dialects import postgresql
 from storage.dialects.at_once import AtOnce
@@ -27,12 +29,13 @@ from tests.processes import until
 from tests.statements import sent_by
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from storage.credits import Balance
     from storage.database import Database, Transaction
     from storage.users import UserRow
     from tests.conftest import Open
+    from tests.onlookers import Onlooker
 
 ONE = text("SELECT 1")
 TAGS = ("maths", "Notes")
@@ -50,6 +53,24 @@ def is_among(tag: str, names: Iterable[str]) -> bool:
 async def balances(db: Database, users: Iterable[int]) -> list[Balance]:
     async with db.read() as read:
         return [await credits.get_balance(read, each) for each in users]
+
+
+@asynccontextmanager
+async def held_up(url: str) -> AsyncIterator[Onlooker]:
+    """Has whoever reads whether a user is active wait for the end of the block."""
+    async with looking_on(url) as onlooker:
+        await onlooker.execute("ALTER TABLE users RENAME TO all_users")
+        await onlooker.execute(
+            "CREATE VIEW users AS SELECT id, is_active"
+            " AND pg_advisory_xact_lock_shared(1) IS NOT NULL AS is_active FROM all_users"
+        )
+        await onlooker.execute("SELECT pg_advisory_lock(1)")
+        try:
+            yield onlooker
+        finally:
+            await onlooker.execute("SELECT pg_advisory_unlock_all()")
+            await onlooker.execute("DROP VIEW users")
+            await onlooker.execute("ALTER TABLE all_users RENAME TO users")
 
 
 async def test_a_post_whose_tags_are_there_takes_one_statement(db: Database) -> None:
@@ -159,6 +180,23 @@ async def test_accounts_that_somebody_has_are_waited_for(db: Database, shared_ur
         await onlooker.execute(took, more=1, bob=bob)
     await waiting
     assert [each.available for each in await balances(db, [ada, bob])] == [0, 6]
+
+
+async def test_accounts_that_change_before_they_are_locked_are_given_from_as_they_are(
+    db: Database, shared_url: str
+) -> None:
+    ada, bob = await factories.add_users_with(db, 0, MOST)
+    async with sent_by(db) as sent:
+        async with held_up(shared_url) as onlooker:
+            waiting = asyncio.ensure_future(factories.make(db, transfer(ada, bob, 5)))
+            await until_waiting_for_a_lock(shared_url)
+            # When its statement began, the one had too little and the other no room.
+            have = "UPDATE credit_accounts SET available = :available WHERE user_id = :user_id"
+            await onlooker.execute(have, available=7, user_id=ada)
+            await onlooker.execute(have, available=1, user_id=bob)
+        await waiting
+    assert sent.frames == []
+    assert [each.available for each in await balances(db, [ada, bob])] == [2, 6]
 
 
 async def test_within_a_transaction_accounts_are_locked_in_order_all_the_same(
