@@ -129,27 +129,25 @@ async def test_who_is_taken_on_who_waits_and_who_is_not_taken_on_are_seen(
     async with serving(settings, database_url, max_writes=1, call_queue=1) as seen:
         made = await factories.create_user(seen.client)
         assert await seen.value("byline_calls_limit", access="write") == 1
+
+        async def delete() -> object:
+            return await outcome_of(seen.client.users.DeleteUser(pb.DeleteUserRequest(id=made.id)))
+
+        async def has_left() -> bool:
+            return await seen.value("byline_calls_shed_total", reason="gave_up") == 1
+
         async with locked_user(database_url, made.id):
-            calls = [
-                asyncio.ensure_future(
-                    outcome_of(seen.client.users.DeleteUser(pb.DeleteUserRequest(id=made.id)))
-                )
-                for _ in range(3)
-            ]
+            taken_on = asyncio.ensure_future(delete())
             await until_waiting_for_a_lock(database_url)
-            await until(lambda: any(call.done() for call in calls))
+            others = [asyncio.ensure_future(delete()) for _ in range(2)]
+            _, (waiting,) = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
             for name in ("byline_calls_under_way", "byline_calls_queued"):
                 assert await seen.value(name, access="write") == 1
                 assert await seen.value(name) == 1
-            calls.pop(next(n for n, call in enumerate(calls) if call.done()))
-            for call in calls:
-                call.cancel()
-            await asyncio.wait(calls)
-
-            async def has_left() -> bool:
-                return await seen.value("byline_calls_shed_total", reason="gave_up") == 1
-
+            # Before there is room for it.
+            waiting.cancel()
             await until(has_left)
+        await taken_on
         assert await seen.value("byline_calls_shed_total", reason="queue_full") == 1
         assert await seen.value("byline_calls_shed_total", access="write") == 2
         assert await seen.value("byline_calls_shed_total") == 2
