@@ -19,6 +19,7 @@ from bench.methods import (
     TRANSFER,
     UPDATE_USER,
 )
+from storage.seeding import FIRST_NAMES, LAST_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,8 +122,17 @@ def _deep_page(world: World, _: random.Random) -> Message:
 
 
 def _search(world: World, draw: random.Random) -> Message:
-    # The end of a username, as `byline seed` makes them: a handful of users have it.
-    filter_ = users_pb2.UserFilter(query=f".1.{world.any_user(draw)}")
+    """What many have, few, one, and nobody."""
+    first, last = draw.choice(FIRST_NAMES).lower(), draw.choice(LAST_NAMES).lower()
+    number = world.any_user(draw)
+    username = f"{first}.{last}.1.{number}"
+    query = draw.choice(
+        (
+            *("example", first, f"{first}.{last}", f"{last}.1.{number % 100}"),
+            *(f"{last}.1.{number}", f".1.{number}", username, f"{username}@example.com", "xyzzy"),
+        )
+    )
+    filter_ = users_pb2.UserFilter(query=query)
     return users_pb2.ListUsersRequest(filter=filter_, page_size=50, order_by="created_at desc")
 
 

@@ -423,9 +423,8 @@ def to_summary(row: Sequence[Any]) -> PostRow:
 
 def _to_full(row: Sequence[Any]) -> PostRow:
     """Reads a row of a statement that is `_in_full`."""
-    *columns, found = row
-    author = users.UserRow(*columns[_WIDTH + 1 :])
-    return PostRow._make((*columns[: _WIDTH + 1], author, tags.read_of_post(found)))
+    author = users.UserRow(*row[_WIDTH + 1 : -1])
+    return PostRow._make((*row[: _WIDTH + 1], author, tags.read_of_post(row[-1])))
 
 
 async def _told(read: Session, where: Filter, found: Search) -> dict[str, Any] | None:

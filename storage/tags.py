@@ -10,7 +10,7 @@ from sqlalchemy import update as sql_update
 
 from storage import keyset
 from storage.casefold import fold
-from storage.dialects.nested import rows_of
+from storage.dialects.nested import read_rows, rows_of
 from storage.dialects.rows import insert_missing
 from storage.dialects.sql import (
     changed_at,
@@ -233,7 +233,7 @@ async def replace(tx: Transaction, post_id: int, names: Sequence[str]) -> int:
     return gone + await attach(tx, post_id, names)
 
 
-def of_post(post_id: ColumnElement[int]) -> ColumnElement[list[list[Any]]]:
+def of_post(post_id: ColumnElement[int]) -> ColumnElement[str | None]:
     """The tags of each post that is selected, as one column; `read_of_post` reads it."""
     of_its = is_looked_up(Tag.id, PostTag.tag_id)
     found = select(Tag).join(PostTag, of_its).where(PostTag.post_id == post_id)
@@ -245,14 +245,15 @@ def locked_now() -> CTE:
     return _WITH_KEYS.with_for_update(read=True, key_share=True, skip_locked=True).cte("found")
 
 
-def all_of(found: CTE) -> ColumnElement[list[list[Any]]]:
+def all_of(found: CTE) -> ColumnElement[str | None]:
     """All tags of `locked_now`, as one column; `read_of_post` reads it."""
     return rows_of(select(found), (found.c.name_key, *(found.c[each.key] for each in _COLUMNS)))
 
 
-def read_of_post(value: list[list[Any]]) -> list[TagRow]:
+def read_of_post(value: str | None) -> list[TagRow]:
     """Reads a column that is `of_post`: the tags by name."""
-    return [TagRow(tag_id, name, updated_at) for _, tag_id, name, updated_at in sorted(value)]
+    rows = sorted(read_rows(value))
+    return [TagRow(tag_id, name, updated_at) for _, tag_id, name, updated_at in rows]
 
 
 def _by_name(first: str, window: keyset.Window) -> Select[*tuple[Any, ...]]:

@@ -2,12 +2,11 @@
 
 SQLAlchemy writes a statement once, and lends the connection. What it would do besides, each time it
 is run, costs twice what the driver takes. It still does it where there is no such driver, or where
-the driver does not take values as they are.
+the driver does not take values as they are, or give them so.
 """
 
 from __future__ import annotations
 
-from collections import namedtuple
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -16,7 +15,7 @@ from sqlalchemy import Boolean, Numeric
 from sqlalchemy.dialects.postgresql import ARRAY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy import Dialect, Executable
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -110,16 +109,11 @@ class Words(NamedTuple):
         sql: its text, with numbered placeholders.
         binds: what these stand for.
         returns: whether it answers with rows.
-        make: makes a row of the values of its columns.
-        readings: by the place of a column, what makes its values of the driver's, where that is
-            to be done.
     """
 
     sql: str
     binds: tuple[_Bind, ...]
     returns: bool
-    make: Callable[[list[Any]], Any]
-    readings: Mapping[int, Callable[[Any], Any]]
 
     def values(self, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
         """Returns the values of the placeholders."""
@@ -134,18 +128,11 @@ class Words(NamedTuple):
         """Runs the statement; raises the driver's errors."""
         if self.returns:
             rows = await driver.fetch(self.sql, *values, record_class=Row)
-            return Rows(self._read(rows) if self.readings else rows, len(rows))
+            return Rows(rows, len(rows))
         status = await driver.execute(self.sql, *values)
         # "UPDATE 1"
         changed = status.rpartition(" ")[2]
         return Rows((), int(changed) if changed.isdigit() else -1)
-
-    def _read(self, rows: Sequence[Row]) -> Sequence[Any]:
-        read = [list(row) for row in rows]
-        for at, reading in self.readings.items():
-            for row in read:
-                row[at] = reading(row[at])
-        return [self.make(row) for row in read]
 
 
 class _Known:
@@ -210,7 +197,7 @@ def _words_of(
     compiled = statement.compile(dialect=dialect, column_keys=columns)
     binds = {name: bind for bind, name in compiled.bind_names.items()}
     listed = [binds[name] for name in compiled.positiontup]
-    selected = tuple(statement.exported_columns)
+    selected = tuple(column.type for column in statement.exported_columns)
     has_more_to_do = (
         compiled.post_compile_params
         or compiled.literal_execute_params
@@ -218,23 +205,12 @@ def _words_of(
         or compiled.update_prefetch
         or any(bind.callable for bind in listed)
         or not all(_takes_as_it_is(bind.type, dialect) for bind in listed)
-        # SQLAlchemy decides by what the database says it is.
-        or any(isinstance(column.type, Numeric) for column in selected)
+        or not all(_comes_as_it_is(each, dialect) for each in selected)
     )
     if has_more_to_do:
         return None
     told = tuple(_Bind(bind.key, bind.value, bind.required) for bind in listed)
-    names = [str(column.key) for column in selected]
-    processors = (
-        column.type.dialect_impl(dialect).result_processor(dialect, None) for column in selected
-    )
-    return Words(
-        str(compiled),
-        told,
-        returns=bool(selected),
-        make=namedtuple("Row", names, rename=True)._make,  # type: ignore[attr-defined] # noqa: PYI024 - known when it is run
-        readings={at: each for at, each in enumerate(processors) if each is not None},
-    )
+    return Words(str(compiled), told, returns=bool(selected))
 
 
 def _takes_as_it_is(kind: TypeEngine[Any], dialect: Dialect) -> bool:
@@ -243,3 +219,9 @@ def _takes_as_it_is(kind: TypeEngine[Any], dialect: Dialect) -> bool:
     if isinstance(item, Boolean):
         return True  # SQLAlchemy would see to it that it is one, as the driver does
     return item.dialect_impl(dialect).bind_processor(dialect) is None
+
+
+def _comes_as_it_is(kind: TypeEngine[Any], dialect: Dialect) -> bool:
+    # Of a number SQLAlchemy decides by what the database says it is.
+    is_number = isinstance(kind, Numeric)
+    return not is_number and kind.dialect_impl(dialect).result_processor(dialect, None) is None

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from sqlalchemy import BigInteger, DateTime, Text, cast, extract, func, literal_column
-from sqlalchemy.types import TypeDecorator
 
 from storage.dialects.sql import Spelt
 from storage.moments import SECOND
@@ -14,26 +13,18 @@ from storage.moments import SECOND
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sqlalchemy import ColumnElement, Dialect, Select
+    from sqlalchemy import ColumnElement, Select
     from sqlalchemy.orm import InstrumentedAttribute
 
     Column = ColumnElement[Any] | InstrumentedAttribute[Any]
 
 
-class _Rows(TypeDecorator[list[list[Any]]]):
-    """Rows as JSON; none where there are none."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> list[list[Any]]:  # noqa: ARG002 - the interface
-        return [] if value is None else orjson.loads(value)
-
-
 def rows_of(
     found: Select[*tuple[Any, ...]], columns: Sequence[Column]
-) -> ColumnElement[list[list[Any]]]:
+) -> ColumnElement[str | None]:
     """The rows that a select finds for the row that it is part of, in any order.
+
+    They are JSON, which `read_rows` reads.
 
     Args:
         found: selects them.
@@ -49,11 +40,16 @@ def rows_of(
 
     return Spelt(
         postgresql=cast(
-            gathered(func.json_agg(func.json_build_array(*with_numbers(_by_epoch)))), _Rows()
+            gathered(func.json_agg(func.json_build_array(*with_numbers(_by_epoch)))), Text
         ),
         mysql=gathered(func.json_arrayagg(func.json_array(*with_numbers(_by_difference)))),
         sqlite=gathered(func.json_group_array(func.json_array(*columns))),
     )
+
+
+def read_rows(value: str | None) -> list[list[Any]]:
+    """Reads a column that is `rows_of`: none where there are none."""
+    return [] if value is None else orjson.loads(value)
 
 
 def _by_epoch(moment: Column) -> Column:
