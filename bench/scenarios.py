@@ -128,7 +128,7 @@ def _search(world: World, draw: random.Random) -> Message:
     username = f"{first}.{last}.1.{number}"
     query = draw.choice(
         (
-            *("example", first, f"{first}.{last}", f"{last}.1.{number % 100}"),
+            *("example", first, f"{first}.{last}", f"{last}.1.{10 + number % 90}"),
             *(f"{last}.1.{number}", f".1.{number}", username, f"{username}@example.com", "xyzzy"),
         )
     )

@@ -46,13 +46,9 @@ def create_search_index(name: str, table: str, *columns: str) -> None:
     table. Triggers tell it of each change.
     """
     if op.get_context().dialect.name == "postgresql":
-        op.create_index(
-            name,
-            table,
-            list(columns),
-            postgresql_using="gin",
-            postgresql_ops=dict.fromkeys(columns, "gin_trgm_ops"),
-        )
+        # The trigrams of all columns as one text: most words are in more than one of them.
+        text = " || ' ' || ".join(columns)
+        op.create_index(name, table, [sa.text(f"({text}) gin_trgm_ops")], postgresql_using="gin")
         return
     listed = ", ".join(columns)
     add = f"INSERT INTO {name} (rowid, {listed}) VALUES ({_row('NEW', columns)});"  # noqa: S608 - names of Byline's own

@@ -104,14 +104,13 @@ class User(Base):
         # many are found by the other orders.
         Index("ix_users_inactive", "id", **only("NOT is_active")),
         Index("ix_users_staff", "role", "id", **only("role <> 'user'")),
-        # A substring of at least three characters is found by its trigrams. On SQLite the index is
-        # a table of this name: see `migrations/steps.py`.
+        # A substring of at least three characters is found by its trigrams. One list of rows for
+        # each, and not one of each column, is half as much to write and to read. On SQLite the
+        # index is a table of this name: see `migrations/steps.py`.
         Index(
             "ix_users_search",
-            "username_key",
-            "email_key",
+            text("(username_key || ' ' || email_key) gin_trgm_ops"),
             postgresql_using="gin",
-            postgresql_ops={"username_key": "gin_trgm_ops", "email_key": "gin_trgm_ops"},
         ).ddl_if(dialect="postgresql"),
         GIVES_IDS,
     )

@@ -28,7 +28,7 @@ from storage import keyset, tags, users
 from storage.casefold import fold
 from storage.dialects.at_once import AtOnce
 from storage.dialects.rows import named, new_values
-from storage.dialects.search import Way, containing, search
+from storage.dialects.search import Way, containing, in_no_order, search
 from storage.dialects.sql import (
     changed_at,
     is_one_of,
@@ -363,7 +363,7 @@ def _page(
 ) -> Select[*tuple[Any, ...]]:
     """Selects a page of the posts that match."""
     matching = _matching(_WITH_CONTENT if full else _SUMMARY, where, way)
-    columns, within = _ORDER_COLUMNS, None
+    columns, within = _ORDER_COLUMNS, in_no_order(_SEARCHED, way)
     if where.tag and window.order.field == "id":
         columns, within = {"id": PostTag.post_id}, PostTag.tag_id
     elif where.author_id is not None and window.order.field != "title":

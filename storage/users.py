@@ -13,7 +13,7 @@ from storage import keyset
 from storage.casefold import fold
 from storage.dialects.at_once import in_time
 from storage.dialects.rows import ChangeOne, named, new_values
-from storage.dialects.search import Way, containing, search
+from storage.dialects.search import Way, containing, in_no_order, search
 from storage.dialects.sql import (
     changed_at,
     is_looked_up,
@@ -337,7 +337,8 @@ def _page(
 
     The profiles are joined to the rows of the page: none is read for a row that is not on it.
     """
-    page = keyset.paged(_BASIC.where(*_conditions(where, way)), window, _ORDER_COLUMNS)
+    matching, within = _BASIC.where(*_conditions(where, way)), in_no_order(_SEARCHED, way)
+    page = keyset.paged(matching, window, _ORDER_COLUMNS, within=within)
     if not profile:
         return page
     users = page.add_columns(User.username_key).subquery()

@@ -91,7 +91,7 @@ async def statements_of(db: Database, call: Call) -> list[Statement]:
     async with sent_by(db) as sent, db.read() as read:
         await call(read)
     # What is known of texts is asked for once a minute.
-    return [each for each in sent.statements if "pg_stats" not in each.text]
+    return [each for each in sent.statements if "TABLESAMPLE" not in each.text]
 
 
 async def statement_of(db: Database, call: Call) -> Statement:

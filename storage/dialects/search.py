@@ -11,7 +11,18 @@ import re
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import and_, bindparam, column, func, inspect, literal_column, or_, select, table
+from sqlalchemy import (
+    String,
+    and_,
+    bindparam,
+    column,
+    func,
+    inspect,
+    literal_column,
+    or_,
+    select,
+    table,
+)
 
 from storage.dialects import trigrams
 from storage.dialects.sql import Spelt
@@ -19,7 +30,7 @@ from storage.dialects.sql import Spelt
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import ColumnElement, Select
+    from sqlalchemy import ColumnElement, Select, SQLColumnExpression
     from sqlalchemy.orm import InstrumentedAttribute
 
     from storage.models import Base
@@ -29,6 +40,8 @@ if TYPE_CHECKING:
 
 _PART, _PATTERN, _PHRASE = "search", "search_pattern", "search_phrase"
 _ESCAPE = "/"
+# In the index's text of several columns, which `storage/models.py` has.
+_BETWEEN: ColumnElement[str] = literal_column("' '", String)
 # Rows that contain a text: to look so many up costs about as much as to walk, in the list's order,
 # past all others until a page of them is full.
 _COMMON = 2_000
@@ -41,6 +54,7 @@ class Way(Enum):
     BY_TEXT = auto()
     BY_INDEX = auto()
     BY_PIECES = auto()
+    BY_RARE_PIECES = auto()
 
 
 class Search(NamedTuple):
@@ -83,7 +97,10 @@ async def search(session: Session, columns: Columns, part: str) -> Search:
     if not part:
         return Search(part, Way.ALL)
     if session.dialect == "postgresql" and len(part) > trigrams.LENGTH:
-        pieces = trigrams.pieces(part, await trigrams.known(session, columns))
+        known = await trigrams.known(session, columns)
+        pieces = trigrams.pieces(part, known)
+        if pieces and known.are_rare(pieces):
+            return Search(part, Way.BY_RARE_PIECES, pieces)
         if pieces and pieces != [part]:
             return Search(part, Way.BY_PIECES, pieces)
     # A NUL would end the query of the index.
@@ -106,20 +123,42 @@ def containing(columns: Columns, way: Way) -> list[ColumnElement[bool]]:
     """
     if way is Way.ALL:
         return []
-    contains = or_(*(_contains(each) for each in columns))
-    if way is Way.BY_TEXT:
+    contains = Spelt(
+        postgresql=_contains(columns, way),
+        mysql=or_(*(_is_like(each) for each in columns)),
+        sqlite=or_(*(func.instr(each, bindparam(_PART)) > 0 for each in columns)),
+    )
+    if way is not Way.BY_INDEX:
         return [contains]
-    if way is Way.BY_PIECES:
-        return [contains, or_(*(func.strpos(each, bindparam(_PART)) > 0 for each in columns))]
     of: Any = columns[0].class_
     (key,) = inspect(of).primary_key
     # The index takes what is no character, such as U+FFFE, for one and the same.
     return [and_(key.in_(_found_by_index(of)), contains)]
 
 
-def _contains(text: InstrumentedAttribute[str]) -> ColumnElement[bool]:
-    like = text.like(bindparam(_PATTERN), escape=_ESCAPE)
-    return Spelt(postgresql=like, mysql=like, sqlite=func.instr(text, bindparam(_PART)) > 0)
+def in_no_order(columns: Columns, way: Way) -> SQLColumnExpression[Any] | None:
+    """What keeps PostgreSQL from walking a list's order to what is rare; None for all else.
+
+    It is to be sorted by first, and is the same for all rows. By its own statistics PostgreSQL
+    cannot tell one row in a hundred from one in a million.
+    """
+    return columns[0].is_(None) if way is Way.BY_RARE_PIECES else None
+
+
+def _contains(columns: Columns, way: Way) -> ColumnElement[bool]:
+    """The condition in PostgreSQL's words: all columns are one text in its index."""
+    text: ColumnElement[str] | InstrumentedAttribute[str] = columns[0]
+    for more in columns[1:]:
+        text = text.concat(_BETWEEN).concat(more)
+    found = _is_like(text)
+    if len(columns) == 1 and way is Way.BY_TEXT:
+        return found
+    # Not `> 0`, which is taken to rule out two thirds of what the index finds.
+    return and_(found, or_(*(func.strpos(each, bindparam(_PART)) != 0 for each in columns)))
+
+
+def _is_like(text: ColumnElement[str] | InstrumentedAttribute[str]) -> ColumnElement[bool]:
+    return text.like(bindparam(_PATTERN), escape=_ESCAPE)
 
 
 def _found_by_index(of: type[Base]) -> Select[*tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""Which trigrams of a text PostgreSQL's index is worth asking for.
+"""Which trigrams of a text PostgreSQL's index is worth asking for, and which are rare.
 
 The index, pg_trgm's, has for each three characters of a word the list of rows that have them, and
 reads the lists of all that it is asked for. A list that most rows are on tells next to nothing, and
@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence  # noqa: TC003 - NamedTuple keeps the annotations
 from itertools import chain
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import bindparam, text
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.types import Text
+from sqlalchemy import func, literal_column, select, tablesample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
-    from sqlalchemy import Dialect
+    from sqlalchemy import ColumnElement, Dialect, Select
     from sqlalchemy.orm import InstrumentedAttribute
 
     from storage.sessions import Session
@@ -29,19 +28,17 @@ if TYPE_CHECKING:
 LENGTH = 3
 # Seconds for which what was told is taken to hold.
 _AGE = 60.0
-# Shares of the texts, and how many tell of them: at least, and about as many as are looked at.
+# Rows that are looked at, about; the blocks that they are in are drawn.
+_SAMPLE = 1000
+# Shares of the texts, and how many tell of trigrams: at least, and about as many as are looked at.
 _MANY, _MOST = 0.015, 0.25
 _LEAST, _ENOUGH = 50, 200
+# Rows that are looked at and have what is not rare.
+_SOME = 5
 
 _WORD = re.compile(r"[^\W_]+")
-# Texts from all over each column, but for its commonest values, as ANALYZE saw them.
-_SAMPLES = text(
-    "SELECT CAST(CAST(histogram_bounds AS text) AS text[]) FROM pg_stats"
-    " JOIN pg_namespace ON nspname = schemaname"
-    " JOIN pg_class ON relnamespace = pg_namespace.oid AND relname = tablename"
-    " WHERE pg_class.oid = to_regclass(:name) AND attname = ANY(:columns)"
-    " AND histogram_bounds IS NOT NULL"
-).bindparams(bindparam("name", type_=Text), bindparam("columns", type_=ARRAY(Text)))
+# What is no part of a text that is searched for: PostgreSQL takes none that has it.
+_END = "\0"
 
 
 class Known(NamedTuple):
@@ -50,12 +47,21 @@ class Known(NamedTuple):
     Args:
         of_many: those that more than a few of the texts have.
         of_most: those that a good part of the texts have.
+        texts: of some rows of the table, those of a row as one; none for a table of few rows.
         until: when to ask again, by the monotonic clock.
     """
 
     of_many: frozenset[str] = frozenset()
     of_most: frozenset[str] = frozenset()
+    texts: Sequence[str] = ()
     until: float = 0.0
+
+    def are_rare(self, pieces: Sequence[str]) -> bool:
+        """Whether it is known that few rows have all of these pieces: half a percent or less."""
+        texts = self.texts
+        for piece in pieces:
+            texts = [each for each in texts if piece in each]
+        return bool(self.texts) and len(texts) < _SOME
 
 
 # Of each database that is open, by the table.
@@ -63,7 +69,7 @@ _known: WeakKeyDictionary[Dialect, dict[str, Known]] = WeakKeyDictionary()
 
 
 async def known(session: Session, columns: Sequence[InstrumentedAttribute[str]]) -> Known:
-    """Returns what is known of a table's trigrams, as of a minute ago or later.
+    """Returns what is known of a table's texts, as of a minute ago or later.
 
     Nothing is before PostgreSQL has looked at the table, nor while that has few rows.
 
@@ -79,10 +85,26 @@ async def known(session: Session, columns: Sequence[InstrumentedAttribute[str]])
     until = monotonic() + _AGE
     # Whoever comes while this is asked takes what was known before.
     tables[name] = found._replace(until=until)
-    asked = {"name": name, "columns": [column.key for column in columns]}
-    shares = [_shares(row[0]) for row in (await session.execute(_SAMPLES, asked)).all()]
-    tables[name] = Known(_beyond(_MANY, shares), _beyond(_MOST, shares), until)
+    rows = (await session.execute(_rows_of(columns))).all()
+    if len(rows) < _LEAST:
+        tables[name] = Known(until=until)
+        return tables[name]
+    shares = [_shares(texts) for texts in zip(*rows, strict=True)]
+    texts = [_END.join(row) for row in rows]
+    tables[name] = Known(_beyond(_MANY, shares), _beyond(_MOST, shares), texts, until)
     return tables[name]
+
+
+def _rows_of(columns: Sequence[InstrumentedAttribute[str]]) -> Select[*tuple[Any, ...]]:
+    """Selects some rows from all over a table: none before PostgreSQL has counted them."""
+    table = columns[0].class_.__table__
+    # Of a table that has grown since, no more than twice as many.
+    share: ColumnElement[float] = literal_column(
+        f"(SELECT CASE WHEN reltuples > 0 THEN LEAST(100, {100 * _SAMPLE} / reltuples) ELSE 0 END"  # noqa: S608 - names of Byline's own
+        f" FROM pg_class WHERE oid = to_regclass('{table.name}'))"
+    )
+    sampled = tablesample(table, func.system(share))
+    return select(*(sampled.c[column.key] for column in columns)).limit(2 * _SAMPLE)
 
 
 def pieces(part: str, known: Known) -> list[str]:
@@ -125,8 +147,6 @@ def _within(part: str) -> Iterator[tuple[int, str]]:
 def _shares(texts: Sequence[str]) -> dict[str, float]:
     """Returns how many of the texts have each trigram, as a share of them."""
     texts = texts[:: max(1, len(texts) // _ENOUGH)]
-    if len(texts) < _LEAST:
-        return {}
     counts = Counter(chain.from_iterable(set(all_of(each)) for each in texts))
     return {trigram: count / len(texts) for trigram, count in counts.items()}
 

@@ -16,6 +16,8 @@ from storage.dialects.trigrams import Known, known, pieces
 from storage.keyset import Order, Window
 from storage.models import Post, User
 from tests import factories
+from tests.plans import plan_of, statement_of
+from tests.sessions import connected
 from tests.statements import run, sent_by
 
 if TYPE_CHECKING:
@@ -95,6 +97,32 @@ async def test_texts_have_the_trigrams_that_the_index_keeps(db: Database) -> Non
     for text in texts:
         kept = (await run(db, "SELECT show_trgm(:text)", text=text)).scalar_one()
         assert set(trigrams.all_of(text)) == set(kept)
+
+
+def test_what_half_a_percent_of_the_rows_have_is_not_rare() -> None:
+    known = Known(texts=[*["ada.lovelace"] * 5, *["ada.turing"] * 4, *["grace"] * 991])
+    for of_some in (["ada"], ["lov", "lace"], ["ada", "lace"]):
+        assert not known.are_rare(of_some)
+    for of_few in (["turing"], ["lov", "turing"], ["hopper"]):
+        assert known.are_rare(of_few)
+    # Nothing is known.
+    assert not Known().are_rare(["hopper"])
+
+
+async def test_what_is_rare_is_found_by_the_index_though_the_statistics_have_it(
+    db: Database,
+) -> None:
+    await factories.add_many_users(db, 20_000)
+    await run(db, "ANALYZE users")
+    bounds = "SELECT histogram_bounds::text::text[] FROM pg_stats WHERE tablename LIKE :index"
+    texts = (await run(db, bounds, index="ix_users_search")).scalar_one()
+    # One of the hundred texts by which PostgreSQL takes it to be in one row of a hundred.
+    username, _, _ = texts[len(texts) // 2].partition(" ")
+    window = Window(Order("created_at", descending=True), None, 10)
+    where = users.Filter(query=username)
+    statement = await statement_of(db, lambda read: users.list_page(read, where, window))
+    async with connected(db.engine.url.render_as_string(hide_password=False)) as planner:
+        assert (await plan_of(planner, statement, generic=False)).indexes == {"ix_users_search"}
 
 
 async def test_what_many_and_what_most_have_is_known_of_a_table_that_was_looked_at(
