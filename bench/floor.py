@@ -55,7 +55,7 @@ TRANSFER = credits_pb2.Transfer(
 )
 TOKEN = "A" * 60
 # Users whom a search finds.
-FOUND = 3
+FOUND = 18
 GOT = users_pb2.GetUserResponse(user=USER)
 UPDATED = users_pb2.UpdateUserResponse(user=USER)
 POSTED = posts_pb2.CreatePostResponse(post=CREATED)

@@ -122,7 +122,7 @@ def _deep_page(world: World, _: random.Random) -> Message:
 
 
 def _search(world: World, draw: random.Random) -> Message:
-    """What many have, few, one, and nobody."""
+    """A name, two, the end of one, a number, a whole name and address: what many have to nobody."""
     first, last = draw.choice(FIRST_NAMES).lower(), draw.choice(LAST_NAMES).lower()
     number = world.any_user(draw)
     username = f"{first}.{last}.1.{number}"

@@ -88,13 +88,14 @@ def paged(
     `within` is for rows that lie together in an index, behind a column that is the same in all of
     them. It makes that index the only one in the order: the planner would walk another for rows
     that are many, past all that lies between them. The column must not be compared by `=`, which
-    would make it a constant, and constants do not count in an order.
+    would make it a constant, and constants do not count in an order. What no index begins with
+    keeps the planner from walking any.
 
     Args:
         statement: selects the rows.
         window: which page.
         columns: what each field that can be ordered by is in SQL, `id` among them.
-        within: the column that is the same in all rows.
+        within: what is the same in all rows.
     """
     order, after, limit = window
     if after is not None:

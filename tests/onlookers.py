@@ -107,6 +107,15 @@ class Onlooker:
         finally:
             await self.execute(end)
 
+    @asynccontextmanager
+    async def holding_up(self) -> AsyncIterator[None]:
+        """PostgreSQL: has whoever asks for the advisory lock 1 wait for the end of the block."""
+        await self.execute("SELECT pg_advisory_lock(1)")
+        try:
+            yield
+        finally:
+            await self.execute("SELECT pg_advisory_unlock_all()")
+
     async def lock(self, table: str, **key: object) -> None:
         """Locks the row that a column finds, within a transaction.
 
@@ -195,11 +204,10 @@ async def slow_commits(url: str) -> AsyncIterator[None]:
             "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED"
             " FOR EACH ROW EXECUTE FUNCTION wait()"
         )
-        await onlooker.execute("SELECT pg_advisory_lock(1)")
         try:
-            yield
+            async with onlooker.holding_up():
+                yield
         finally:
-            await onlooker.execute("SELECT pg_advisory_unlock_all()")
             await onlooker.execute("DROP FUNCTION wait CASCADE")
 
 

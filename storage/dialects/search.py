@@ -96,7 +96,7 @@ async def search(session: Session, columns: Columns, part: str) -> Search:
     """
     if not part:
         return Search(part, Way.ALL)
-    if session.dialect == "postgresql" and len(part) > trigrams.LENGTH:
+    if session.dialect == "postgresql" and len(part) >= trigrams.LENGTH:
         known = await trigrams.known(session, columns)
         pieces = trigrams.pieces(part, known)
         if pieces and known.are_rare(pieces):
@@ -142,7 +142,11 @@ def in_no_order(columns: Columns, way: Way) -> SQLColumnExpression[Any] | None:
     It is to be sorted by first, and is the same for all rows. By its own statistics PostgreSQL
     cannot tell one row in a hundred from one in a million.
     """
-    return columns[0].is_(None) if way is Way.BY_RARE_PIECES else None
+    if way is not Way.BY_RARE_PIECES:
+        return None
+    # Never, which no planner can know.
+    never: ColumnElement[bool] = func.strpos(columns[0], bindparam(_PART)) < 0
+    return never
 
 
 def _contains(columns: Columns, way: Way) -> ColumnElement[bool]:

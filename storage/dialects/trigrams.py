@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence  # noqa: TC003 - NamedTuple keeps the annotations
-from itertools import chain
+from itertools import chain, islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -42,12 +42,12 @@ _END = "\0"
 
 
 class Known(NamedTuple):
-    """What is known of the trigrams that some column of a table has.
+    """What is known of the texts of a table, those of a row as one.
 
     Args:
-        of_many: those that more than a few of the texts have.
-        of_most: those that a good part of the texts have.
-        texts: of some rows of the table, those of a row as one; none for a table of few rows.
+        of_many: the trigrams that more than a few of them have.
+        of_most: those that a good part of them have.
+        texts: of some rows; none of a table of few rows.
         until: when to ask again, by the monotonic clock.
     """
 
@@ -57,11 +57,9 @@ class Known(NamedTuple):
     until: float = 0.0
 
     def are_rare(self, pieces: Sequence[str]) -> bool:
-        """Whether it is known that few rows have all of these pieces: half a percent or less."""
-        texts = self.texts
-        for piece in pieces:
-            texts = [each for each in texts if piece in each]
-        return bool(self.texts) and len(texts) < _SOME
+        """Whether fewer than five of the rows that were looked at have all of these pieces."""
+        found = (each for each in self.texts if all(piece in each for piece in pieces))
+        return bool(self.texts) and sum(1 for _ in islice(found, _SOME)) < _SOME
 
 
 # Of each database that is open, by the table.
@@ -89,16 +87,18 @@ async def known(session: Session, columns: Sequence[InstrumentedAttribute[str]])
     if len(rows) < _LEAST:
         tables[name] = Known(until=until)
         return tables[name]
-    shares = [_shares(texts) for texts in zip(*rows, strict=True)]
     texts = [_END.join(row) for row in rows]
+    shares = _shares(texts)
     tables[name] = Known(_beyond(_MANY, shares), _beyond(_MOST, shares), texts, until)
     return tables[name]
 
 
 def _rows_of(columns: Sequence[InstrumentedAttribute[str]]) -> Select[*tuple[Any, ...]]:
-    """Selects some rows from all over a table: none before PostgreSQL has counted them."""
+    """Selects some rows of a table: none before PostgreSQL has counted them.
+
+    They are from all over it, unless it is more than twice as long as it was then.
+    """
     table = columns[0].class_.__table__
-    # Of a table that has grown since, no more than twice as many.
     share: ColumnElement[float] = literal_column(
         f"(SELECT CASE WHEN reltuples > 0 THEN LEAST(100, {100 * _SAMPLE} / reltuples) ELSE 0 END"  # noqa: S608 - names of Byline's own
         f" FROM pg_class WHERE oid = to_regclass('{table.name}'))"
@@ -151,11 +151,9 @@ def _shares(texts: Sequence[str]) -> dict[str, float]:
     return {trigram: count / len(texts) for trigram, count in counts.items()}
 
 
-def _beyond(least: float, columns: Sequence[Mapping[str, float]]) -> frozenset[str]:
-    """Returns the trigrams that more than a share of some column's texts have."""
-    return frozenset(
-        trigram for shares in columns for trigram, share in shares.items() if share > least
-    )
+def _beyond(least: float, shares: Mapping[str, float]) -> frozenset[str]:
+    """Returns the trigrams that more than a share of the texts have."""
+    return frozenset(trigram for trigram, share in shares.items() if share > least)
 
 
 def all_of(text: str) -> Iterator[str]:

@@ -64,11 +64,10 @@ async def held_up(url: str) -> AsyncIterator[Onlooker]:
             "CREATE VIEW users AS SELECT id, is_active"
             " AND pg_advisory_xact_lock_shared(1) IS NOT NULL AS is_active FROM all_users"
         )
-        await onlooker.execute("SELECT pg_advisory_lock(1)")
         try:
-            yield onlooker
+            async with onlooker.holding_up():
+                yield onlooker
         finally:
-            await onlooker.execute("SELECT pg_advisory_unlock_all()")
             await onlooker.execute("DROP VIEW users")
             await onlooker.execute("ALTER TABLE all_users RENAME TO users")
 

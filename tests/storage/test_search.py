@@ -157,8 +157,9 @@ async def test_users_are_found_by_username_and_by_email(db: Database, query: str
 
 async def test_nothing_is_found_across_two_texts(db: Database) -> None:
     await factories.add_user(db, username="one", email="two@x")
+    await factories.add_user(db, username="ada", email="ada@x")
     async with db.read() as read:
-        for query in ("onetwo", "one two", "etw", "e t"):
+        for query in ("onetwo", "one two", "etw", "e t", "ada ada", "a a"):
             assert await found_users(read, query) == []
 
 
