@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence  # noqa: TC003 - NamedTuple keeps the annotations
-from itertools import chain, islice
+from itertools import chain
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -58,8 +58,10 @@ class Known(NamedTuple):
 
     def are_rare(self, pieces: Sequence[str]) -> bool:
         """Whether fewer than five of the rows that were looked at have all of these pieces."""
-        found = (each for each in self.texts if all(piece in each for piece in pieces))
-        return bool(self.texts) and sum(1 for _ in islice(found, _SOME)) < _SOME
+        found = self.texts
+        for piece in pieces:
+            found = [each for each in found if piece in each]
+        return bool(self.texts) and len(found) < _SOME
 
 
 # Of each database that is open, by the table.
