@@ -47,8 +47,14 @@ def create_search_index(name: str, table: str, *columns: str) -> None:
     """
     if op.get_context().dialect.name == "postgresql":
         # The trigrams of all columns as one text: most words are in more than one of them.
-        text = " || ' ' || ".join(columns)
-        op.create_index(name, table, [sa.text(f"({text}) gin_trgm_ops")], postgresql_using="gin")
+        texts: sa.ColumnElement[str] = sa.literal_column("(" + " || ' ' || ".join(columns) + ")")
+        op.create_index(
+            name,
+            table,
+            [texts.label("texts")],
+            postgresql_using="gin",
+            postgresql_ops={"texts": "gin_trgm_ops"},
+        )
         return
     listed = ", ".join(columns)
     add = f"INSERT INTO {name} (rowid, {listed}) VALUES ({_row('NEW', columns)});"  # noqa: S608 - names of Byline's own

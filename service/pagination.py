@@ -14,8 +14,6 @@ from copy import deepcopy
 from hashlib import blake2b
 from typing import TYPE_CHECKING, TypeGuard
 
-import orjson
-
 from service.errors import InvalidRequest, Violation
 from storage.keyset import Cursor, Order, Window
 from storage.moments import FIRST, LAST
@@ -67,7 +65,10 @@ def token(cursor: Cursor | None, request: ListRequest) -> str:
         return ""
     value, row_id = cursor
     field, _ = _order(request)
-    position = orjson.dumps([value, row_id, field in _MOMENTS])
+    # With its characters escaped, a long title would not fit into a token that may be sent.
+    position = json.dumps(
+        [value, row_id, field in _MOMENTS], ensure_ascii=False, separators=(",", ":")
+    ).encode()
     raw = _VERSION + _digest(position, request) + position
     return _encode(raw)
 

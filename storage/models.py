@@ -19,6 +19,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    literal_column,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, mapped_column, relationship
@@ -106,11 +107,13 @@ class User(Base):
         Index("ix_users_staff", "role", "id", **only("role <> 'user'")),
         # A substring of at least three characters is found by its trigrams. One list of rows for
         # each, and not one of each column, is half as much to write and to read. On SQLite the
-        # index is a table of this name: see `migrations/steps.py`.
+        # index is a table of this name: see `migrations/steps.py`. The text is written as PostgreSQL
+        # tells it, by which Alembic finds that it is the same.
         Index(
             "ix_users_search",
-            text("(username_key || ' ' || email_key) gin_trgm_ops"),
+            literal_column("((username_key || ' ') || email_key)").label("texts"),
             postgresql_using="gin",
+            postgresql_ops={"texts": "gin_trgm_ops"},
         ).ddl_if(dialect="postgresql"),
         GIVES_IDS,
     )
