@@ -107,8 +107,8 @@ class User(Base):
         Index("ix_users_staff", "role", "id", **only("role <> 'user'")),
         # A substring of at least three characters is found by its trigrams. One list of rows for
         # each, and not one of each column, is half as much to write and to read. On SQLite the
-        # index is a table of this name: see `migrations/steps.py`. The text is written as PostgreSQL
-        # tells it, by which Alembic finds that it is the same.
+        # index is a table of this name: see `migrations/steps.py`. The text is written as
+        # PostgreSQL tells it, by which Alembic finds that it is the same.
         Index(
             "ix_users_search",
             literal_column("((username_key || ' ') || email_key)").label("texts"),
