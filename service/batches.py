@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
     Execute = Callable[[Any, tuple[Any, ...], Any], Coroutine[Any, Any, None]]
+    Begin = Callable[[Any, tuple[Any, ...], Any], asyncio.Future[None]]
 
 
 def free_all() -> None:
@@ -27,8 +28,8 @@ def free_all() -> None:
         cygrpc.execute_batch = to_the_end(cygrpc.execute_batch)
 
 
-def to_the_end(execute: Execute) -> Execute:
-    """Returns what executes batches as gRPC does, but has each go on when it is over.
+def to_the_end(execute: Execute) -> Begin:
+    """Returns what begins a batch and returns the future of its end, at which gRPC goes on with it.
 
     Args:
         execute: gRPC's own, told of the call, of the operations, and of the loop. It asks the loop
@@ -36,14 +37,14 @@ def to_the_end(execute: Execute) -> Execute:
             in.
     """
 
-    async def execute_batch(call: object, operations: tuple[Any, ...], loop: Any) -> None:  # noqa: ANN401 - gRPC's
+    def execute_batch(
+        call: object,
+        operations: tuple[Any, ...],
+        loop: Any,  # noqa: ANN401 - gRPC's
+    ) -> asyncio.Future[None]:
         batch = _Batch(loop)
         batch.begin(execute(call, operations, batch))
-        try:
-            await batch.over
-        finally:
-            # An error knows this frame: by the batch, they would keep each other and the call.
-            del batch
+        return batch.over
 
     return execute_batch
 
