@@ -9,7 +9,7 @@ from bench.scenarios import SCENARIOS, World
 
 FOLDER = Path(__file__).parent / "h2load"
 # The ids are those of any database that has this much.
-WORLD = World(users=1_000, posts=5_000, deep="")
+WORLD = World(users=1_000, posts=5_000)
 
 
 def framed(message: bytes) -> bytes:

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure(folder: Path, cache: Path, most: int, seconds: float) -> None:
     """Makes calls, and prints what the server has resident, and by how much it grew at the end."""
     scenarios = {each.name: each for each in SCENARIOS}
-    world = World(*SIZES, deep="")
+    world = World(*SIZES)
     for name in {name for name, _ in TURNS}:
         save(scenarios[name].requests(world), folder / name)
     with (

@@ -17,11 +17,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
-from byline.v1 import posts_pb2
+from byline.v1 import posts_pb2, users_pb2
 
 from bench import databases, load
 from bench.machine import machine
-from bench.methods import LIST_POSTS
+from bench.methods import BATCH_GET_USERS, LIST_POSTS
 from bench.processes import byline, serving
 from bench.results import BYLINE, FLOOR, TUTORIAL, Curve, Entry, Point, Results, figures, middle
 from bench.scenarios import World, first_posts
@@ -46,6 +46,8 @@ SERVERS = {
 }
 # Rows before the deep page, and how many of them a call passes over.
 DEPTH, STRIDE = 100_000, 1_000
+# Users whose names are searched for, about, and how many of them a call tells.
+NAMED, BATCH = 1_000, 100
 # Longest time in seconds that a load of the warm-up takes.
 WARM_UP = 2.0
 # Parts of its peak that a server is offered.
@@ -203,11 +205,11 @@ def _set(stack: ExitStack, plan: Plan, begin: Callable[[str], None]) -> Stage:
         server = stack.enter_context(serving(folder / f"{name}.log", words))
         places[name] = Place(server, database)
     making = stack.enter_context(load.loading(plan.processes))
-    deep = ""
-    if any(scenario.is_deep for scenario in plan.scenarios):
+    world = World(*plan.sizes)
+    if any(scenario.is_of_known for scenario in plan.scenarios):
         address = next(places[name].server.address for name in plan.servers if BYLINE in name)
-        deep = asyncio.run(_deep(address, plan.sizes.posts))
-    return Stage(folder, places, making, World(*plan.sizes, deep))
+        world = asyncio.run(_known(address, world))
+    return Stage(folder, places, making, world)
 
 
 def _words(name: str, url: str) -> tuple[str, ...]:
@@ -221,22 +223,46 @@ def _words(name: str, url: str) -> tuple[str, ...]:
             return byline(url)
 
 
-async def _deep(address: str, posts: int) -> str:
-    """Returns the page token that goes on deep in the list of posts."""
+async def _known(address: str, world: World) -> World:
+    """Returns the world with what a server tells of it."""
     async with grpc.aio.insecure_channel(address) as channel:
-        listing: grpc.aio.UnaryUnaryMultiCallable[
-            posts_pb2.ListPostsRequest, posts_pb2.ListPostsResponse
-        ] = channel.unary_unary(
-            LIST_POSTS,
-            request_serializer=posts_pb2.ListPostsRequest.SerializeToString,
-            response_deserializer=posts_pb2.ListPostsResponse.FromString,
+        return world._replace(
+            deep=await _deep(channel, world.posts), usernames=await _usernames(channel, world.users)
         )
-        token = ""
-        # A page is left at the end, or the list would have no token for it.
-        for _ in range((min(DEPTH, posts) - 1) // STRIDE):
-            page = await listing(first_posts(STRIDE, token))
-            token = page.next_page_token
+
+
+async def _deep(channel: grpc.aio.Channel, posts: int) -> str:
+    """Returns the page token that goes on deep in the list of posts."""
+    listing: grpc.aio.UnaryUnaryMultiCallable[
+        posts_pb2.ListPostsRequest, posts_pb2.ListPostsResponse
+    ] = channel.unary_unary(
+        LIST_POSTS,
+        request_serializer=posts_pb2.ListPostsRequest.SerializeToString,
+        response_deserializer=posts_pb2.ListPostsResponse.FromString,
+    )
+    token = ""
+    # A page is left at the end, or the list would have no token for it.
+    for _ in range((min(DEPTH, posts) - 1) // STRIDE):
+        page = await listing(first_posts(STRIDE, token))
+        token = page.next_page_token
     return token
+
+
+async def _usernames(channel: grpc.aio.Channel, users: int) -> list[str]:
+    """Returns those of users who are spread evenly over all."""
+    getting: grpc.aio.UnaryUnaryMultiCallable[
+        users_pb2.BatchGetUsersRequest, users_pb2.BatchGetUsersResponse
+    ] = channel.unary_unary(
+        BATCH_GET_USERS,
+        request_serializer=users_pb2.BatchGetUsersRequest.SerializeToString,
+        response_deserializer=users_pb2.BatchGetUsersResponse.FromString,
+    )
+    ids = range(1, users + 1)[:: max(1, users // NAMED)]
+    named = []
+    for start in range(0, len(ids), BATCH):
+        found = await getting(users_pb2.BatchGetUsersRequest(ids=ids[start : start + BATCH]))
+        named += [user.username for user in found.users]
+    return named
 
 
 def _entries(stage: Stage, plan: Plan, begin: Callable[[str], None]) -> list[Entry]:

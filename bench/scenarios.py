@@ -19,10 +19,9 @@ from bench.methods import (
     TRANSFER,
     UPDATE_USER,
 )
-from storage.seeding import FIRST_NAMES, LAST_NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from google.protobuf.message import Message
 
@@ -39,11 +38,13 @@ class World(NamedTuple):
         users: how many there are, from id 1 on.
         posts: how many there are.
         deep: the page token that goes on 100,000 posts into the list, or at its end.
+        usernames: of some users.
     """
 
     users: int
     posts: int
-    deep: str
+    deep: str = ""
+    usernames: Sequence[str] = ()
 
     def any_user(self, draw: random.Random) -> int:
         """Returns the id of one, each as likely as the others."""
@@ -65,7 +66,7 @@ class Scenario:
         in_flight: calls under way at once.
         all_serve: whether the tutorial's server has it too.
         ready: requests that are made ready; then they come again.
-        is_deep: whether it needs the world's deep page token.
+        is_of_known: whether it needs the world's deep page token or usernames.
     """
 
     name: str
@@ -74,7 +75,7 @@ class Scenario:
     in_flight: int = IN_FLIGHT
     all_serve: bool = True
     ready: int = 20_000
-    is_deep: bool = False
+    is_of_known: bool = False
 
     def requests(self, world: World) -> list[bytes]:
         """Returns serialized requests, which differ."""
@@ -123,12 +124,11 @@ def _deep_page(world: World, _: random.Random) -> Message:
 
 def _search(world: World, draw: random.Random) -> Message:
     """A name, two, the end of one, a number, a whole name and address: what many have to nobody."""
-    first, last = draw.choice(FIRST_NAMES).lower(), draw.choice(LAST_NAMES).lower()
-    number = world.any_user(draw)
-    username = f"{first}.{last}.1.{number}"
+    username = draw.choice(world.usernames)
+    first, last, _, number = username.split(".")
     query = draw.choice(
         (
-            *("example", first, f"{first}.{last}", f"{last}.1.{10 + number % 90}"),
+            *("example", first, f"{first}.{last}", f"{last}.1.{number[:2]}"),
             *(f"{last}.1.{number}", f".1.{number}", username, f"{username}@example.com", "xyzzy"),
         )
     )
@@ -171,8 +171,8 @@ SCENARIOS = (
     Scenario("list-users", LIST_USERS, _list_users, ready=1),
     Scenario("list-posts-full", LIST_POSTS, _list_posts, ready=1),
     Scenario("first-page", LIST_POSTS, _first_page, ready=1, all_serve=False),
-    Scenario("deep-page", LIST_POSTS, _deep_page, ready=1, all_serve=False, is_deep=True),
-    Scenario("search", LIST_USERS, _search, all_serve=False),
+    Scenario("deep-page", LIST_POSTS, _deep_page, ready=1, all_serve=False, is_of_known=True),
+    Scenario("search", LIST_USERS, _search, all_serve=False, is_of_known=True),
     Scenario("create-post", CREATE_POST, _create_post),
     Scenario("update-user", UPDATE_USER, _update_user),
     Scenario("transfer", TRANSFER, _transfer),
