@@ -142,6 +142,7 @@ class _Server:
             self._end(left.pid)
             left = None
         if left is None:
+            self._disown_last()
             self._spawn(settings)
         else:
             self._pid = left.pid
@@ -286,6 +287,21 @@ class _Server:
         _wait_until(settled, START_PATIENCE)
         return self._postmaster()
 
+    def _disown_last(self) -> None:
+        """Has PostgreSQL see that the server before it is gone, whatever has its pid.
+
+        That may be a zombie, where its new parent never looks, or somebody else by this time. It
+        passes over the pid of its own parent, and still looks for what uses the server's memory.
+        """
+        info = self._postmaster()
+        if info is None or _runs_postgres(info.pid):
+            return
+        of_socket = Path(info.socket_folder, f".s.PGSQL.{info.port}.lock")
+        for lock in (self._data / "postmaster.pid", of_socket):
+            if lock.exists():
+                _, rest = lock.read_text().split("\n", maxsplit=1)
+                lock.write_text(f"{os.getpid()}\n{rest}")
+
     def _was_told(self, settings: Mapping[str, str]) -> bool:
         """Tells whether the server that runs was started with these settings."""
         told = (self._data / "postmaster.opts").read_text()
@@ -317,6 +333,17 @@ def _explained(folder: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename or folder
         raise EmbeddedError(f"cannot keep data in {folder}: {where}: {error.strerror}") from error
+
+
+def _runs_postgres(pid: int) -> bool:
+    """Tells whether a process is a PostgreSQL that runs; where there is no telling, that it is."""
+    if not Path("/proc/self/stat").exists():
+        return True
+    try:
+        name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(") ")
+    except FileNotFoundError:
+        return False
+    return name == "postgres" and not rest.startswith("Z")
 
 
 def _owner(data: Path) -> pwd.struct_passwd | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,13 @@ from tests import secrecy
 from tests.clients import Client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 # How long anything may take on a busy machine before the test has failed.
 PATIENCE = 120.0
 POLL = 0.02
+# linux/prctl.h
+_PR_SET_CHILD_SUBREAPER = 36
 # Nothing is slower than a test needs it to be. A flag that is given again counts.
 QUICK = (
     *("--listen", "127.0.0.1:0", "--log-format", "json", "--drain-pause", "0"),
@@ -202,8 +205,36 @@ def working_in(folder: Path) -> set[int]:
 
 def is_running(pid: int) -> bool:
     """Tells whether a process is there and has not ended."""
+    return _state_and_parent(pid)[0] not in {"", "Z"}
+
+
+def is_zombie(pid: int) -> bool:
+    """Tells whether a process has ended, and its parent has not looked how."""
+    return _state_and_parent(pid)[0] == "Z"
+
+
+@contextmanager
+def adopting() -> Iterator[None]:
+    """Makes this process the parent of its orphans, which are zombies until the block is over."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    before = _own_zombies()
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
+        yield
+    finally:
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        for pid in _own_zombies() - before:
+            os.waitpid(pid, 0)
+
+
+def _own_zombies() -> set[int]:
+    pids = (int(path.name) for path in Path("/proc").glob("[0-9]*"))
+    return {pid for pid in pids if _state_and_parent(pid) == ("Z", os.getpid())}
+
+
+def _state_and_parent(pid: int) -> tuple[str, int]:
+    """Returns a process' state, empty of one that is not there, and the pid of its parent."""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except (FileNotFoundError, ProcessLookupError):
+        return "", 0
+    return state, int(parent)

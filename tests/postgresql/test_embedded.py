@@ -21,7 +21,7 @@ import pytest
 
 from storage import embedded
 from storage.embedded import EmbeddedError
-from tests.processes import is_running, until, working_in
+from tests.processes import adopting, is_running, is_zombie, until, working_in
 from tests.sessions import connected, fetch
 
 if TYPE_CHECKING:
@@ -223,6 +223,30 @@ async def test_a_server_that_was_left_on_its_way_down_is_waited_for(made: Path) 
     await until(lambda: not is_running(held.server))
 
 
+def test_a_server_that_was_killed_and_has_become_a_zombie_is_started_again(made: Path) -> None:
+    with adopting(), _held(made) as held:
+        held.kill()
+        os.kill(held.server, signal.SIGKILL)
+        asyncio.run(until(lambda: is_zombie(held.server)))
+        assert _run_once(made) != held.server
+        assert is_zombie(held.server)
+
+
+def test_a_server_that_was_killed_and_whose_pid_somebody_else_has_is_started_again(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+    with _held(made) as held:
+        held.kill()
+        os.kill(held.server, signal.SIGKILL)
+    _await_end(held.server)
+    with _idling_as(pwd.getpwuid((made / "postgres").stat().st_uid).pw_name) as pid:
+        file = made / "postgres/postmaster.pid"
+        file.write_text(file.read_text().replace(str(held.server), str(pid), 1))
+        assert _run_once(made) not in {held.server, pid}
+        assert is_running(pid)
+
+
 def test_a_server_that_cannot_start_is_told_with_the_end_of_its_log(made: Path) -> None:
     (made / "postgres/global/pg_control").write_bytes(bytes(8192))
     with (
@@ -315,6 +339,18 @@ def _held(folder: Path, *become: str) -> Iterator[_Held]:
     finally:
         process.kill()
         process.communicate()
+
+
+@contextmanager
+def _idling_as(user: str) -> Iterator[int]:
+    """Runs a process of a user's that does nothing."""
+    become = (sys.executable, "-P", "-m", "storage.unprivileged", user) if ROOT else ()
+    with subprocess.Popen([*become, "/bin/sleep", "600"]) as process:  # noqa: S603 - ours
+        try:
+            asyncio.run(until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n"))
+            yield process.pid
+        finally:
+            process.kill()
 
 
 def _run_once(folder: Path) -> int:
