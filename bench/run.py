@@ -17,11 +17,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
-from byline.v1 import posts_pb2, users_pb2
+from byline.v1 import users_pb2
+from byline.v1.posts_pb2_grpc import PostServiceStub
+from byline.v1.users_pb2_grpc import UserServiceStub
 
 from bench import databases, load
 from bench.machine import machine
-from bench.methods import BATCH_GET_USERS, LIST_POSTS
 from bench.processes import byline, serving
 from bench.results import BYLINE, FLOOR, TUTORIAL, Curve, Entry, Point, Results, figures, middle
 from bench.scenarios import World, first_posts
@@ -231,36 +232,26 @@ async def _known(address: str, world: World) -> World:
         )
 
 
-async def _deep(channel: grpc.aio.Channel, posts: int) -> str:
+async def _deep(channel: grpc.aio.Channel, size: int) -> str:
     """Returns the page token that goes on deep in the list of posts."""
-    listing: grpc.aio.UnaryUnaryMultiCallable[
-        posts_pb2.ListPostsRequest, posts_pb2.ListPostsResponse
-    ] = channel.unary_unary(
-        LIST_POSTS,
-        request_serializer=posts_pb2.ListPostsRequest.SerializeToString,
-        response_deserializer=posts_pb2.ListPostsResponse.FromString,
-    )
+    posts = PostServiceStub(channel)
     token = ""
     # A page is left at the end, or the list would have no token for it.
-    for _ in range((min(DEPTH, posts) - 1) // STRIDE):
-        page = await listing(first_posts(STRIDE, token))
+    for _ in range((min(DEPTH, size) - 1) // STRIDE):
+        page = await posts.ListPosts(first_posts(STRIDE, token))
         token = page.next_page_token
     return token
 
 
-async def _usernames(channel: grpc.aio.Channel, users: int) -> list[str]:
+async def _usernames(channel: grpc.aio.Channel, size: int) -> list[str]:
     """Returns those of users who are spread evenly over all."""
-    getting: grpc.aio.UnaryUnaryMultiCallable[
-        users_pb2.BatchGetUsersRequest, users_pb2.BatchGetUsersResponse
-    ] = channel.unary_unary(
-        BATCH_GET_USERS,
-        request_serializer=users_pb2.BatchGetUsersRequest.SerializeToString,
-        response_deserializer=users_pb2.BatchGetUsersResponse.FromString,
-    )
-    ids = range(1, users + 1)[:: max(1, users // NAMED)]
+    users = UserServiceStub(channel)
+    ids = range(1, size + 1)[:: max(1, size // NAMED)]
     named = []
     for start in range(0, len(ids), BATCH):
-        found = await getting(users_pb2.BatchGetUsersRequest(ids=ids[start : start + BATCH]))
+        found = await users.BatchGetUsers(
+            users_pb2.BatchGetUsersRequest(ids=ids[start : start + BATCH])
+        )
         named += [user.username for user in found.users]
     return named
 
