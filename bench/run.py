@@ -207,9 +207,9 @@ def _set(stack: ExitStack, plan: Plan, begin: Callable[[str], None]) -> Stage:
         places[name] = Place(server, database)
     making = stack.enter_context(load.loading(plan.processes))
     world = World(*plan.sizes)
-    if any(scenario.is_of_known for scenario in plan.scenarios):
-        address = next(places[name].server.address for name in plan.servers if BYLINE in name)
-        world = asyncio.run(_known(address, world))
+    addresses = [places[name].server.address for name in plan.servers if BYLINE in name]
+    if addresses and any(scenario.asks_first for scenario in plan.scenarios):
+        world = asyncio.run(_known(addresses[0], world))
     return Stage(folder, places, making, world)
 
 

@@ -37,14 +37,15 @@ class World(NamedTuple):
     Args:
         users: how many there are, from id 1 on.
         posts: how many there are.
-        deep: the page token that goes on 100,000 posts into the list, or at its end.
-        usernames: of some users.
+        deep: the page token that goes on 100,000 posts into the list, or at its end; empty if no
+            server was asked.
+        usernames: of some users; of none that need be there if no server was asked.
     """
 
     users: int
     posts: int
     deep: str = ""
-    usernames: Sequence[str] = ()
+    usernames: Sequence[str] = ("ada.lovelace.1.42",)
 
     def any_user(self, draw: random.Random) -> int:
         """Returns the id of one, each as likely as the others."""
@@ -66,7 +67,7 @@ class Scenario:
         in_flight: calls under way at once.
         all_serve: whether the tutorial's server has it too.
         ready: requests that are made ready; then they come again.
-        is_of_known: whether it needs the world's deep page token or usernames.
+        asks_first: whether it takes what a server tells: the deep page token or usernames.
     """
 
     name: str
@@ -75,7 +76,7 @@ class Scenario:
     in_flight: int = IN_FLIGHT
     all_serve: bool = True
     ready: int = 20_000
-    is_of_known: bool = False
+    asks_first: bool = False
 
     def requests(self, world: World) -> list[bytes]:
         """Returns serialized requests, which differ."""
@@ -171,8 +172,8 @@ SCENARIOS = (
     Scenario("list-users", LIST_USERS, _list_users, ready=1),
     Scenario("list-posts-full", LIST_POSTS, _list_posts, ready=1),
     Scenario("first-page", LIST_POSTS, _first_page, ready=1, all_serve=False),
-    Scenario("deep-page", LIST_POSTS, _deep_page, ready=1, all_serve=False, is_of_known=True),
-    Scenario("search", LIST_USERS, _search, all_serve=False, is_of_known=True),
+    Scenario("deep-page", LIST_POSTS, _deep_page, ready=1, all_serve=False, asks_first=True),
+    Scenario("search", LIST_USERS, _search, all_serve=False, asks_first=True),
     Scenario("create-post", CREATE_POST, _create_post),
     Scenario("update-user", UPDATE_USER, _update_user),
     Scenario("transfer", TRANSFER, _transfer),

@@ -71,6 +71,15 @@ def test_a_run_measures_every_scenario_on_every_server(
     assert html.read_text().count("<svg") == 2 + 1 + 3
 
 
+def test_the_floor_alone_is_measured_by_what_nobody_was_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    scenarios = ("--scenario", "search", "--scenario", "deep-page")
+    run = ("--server", "floor", "--rounds", "1", "--seconds", "0.05", "--json", str(file))
+    assert command.main((*scenarios, *run)) == 0
+    entries = RESULTS.validate_json(file.read_bytes()).entries
+    assert {each.scenario: each.errors for each in entries} == {"search": {}, "deep-page": {}}
+
+
 def test_the_page_needs_nothing_but_itself_and_shows_texts_as_they_are() -> None:
     made = page.html(_results(100, 200))
     assert "&lt;10&gt;" in made
