@@ -312,13 +312,7 @@ class _Server:
             return self._process.poll() is None
         # Its last act. The process itself may stay as a zombie, where its new parent never looks.
         info = self._postmaster()
-        if info is None or info.pid != pid:
-            return False
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
+        return info is not None and info.pid == pid and _runs_postgres(pid)
 
     def _log_tail(self) -> str:
         text = self._log.read_bytes()[self._log_start :] if self._log.exists() else b""
@@ -336,13 +330,14 @@ def _explained(folder: Path) -> Iterator[None]:
 
 
 def _runs_postgres(pid: int) -> bool:
-    """Tells whether a process is a PostgreSQL that runs; where there is no telling, that it is."""
-    if not Path("/proc/self/stat").exists():
-        return True
+    """Tells whether a process of ours is a PostgreSQL that runs; without /proc, whether it runs."""
     try:
+        os.kill(pid, 0)
         name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(") ")
-    except FileNotFoundError:
+    except (ProcessLookupError, PermissionError):
         return False
+    except FileNotFoundError:
+        return not Path("/proc/self").exists()
     return name == "postgres" and not rest.startswith("Z")
 
 
