@@ -127,11 +127,11 @@ async def test_a_call_that_is_refused_is_no_fault_of_the_servers(
 async def test_a_statement_that_was_cut_short_is_a_fault(
     serve: Serve, database_url: str, collector: Collector
 ) -> None:
-    changed = {"otlp_endpoint": collector.endpoint, "default_deadline": 0.5}
-    async with serve(database_url, **changed) as client:
+    async with serve(database_url) as client:
         made = await factories.create_user(client)
-        async with locked_user(database_url, made.id):
-            await refusal_of(client.users.DeleteUser(pb.DeleteUserRequest(id=made.id)))
+    changed = {"otlp_endpoint": collector.endpoint, "default_deadline": 0.5}
+    async with serve(database_url, **changed) as client, locked_user(database_url, made.id):
+        await refusal_of(client.users.DeleteUser(pb.DeleteUserRequest(id=made.id)))
     call, _ = traced(collector, "byline.v1.UserService/DeleteUser")
     assert call.status.code == Status.STATUS_CODE_ERROR
     assert attributes_of(call)["rpc.response.status_code"] == "DEADLINE_EXCEEDED"
