@@ -15,7 +15,9 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from storage.dialects.engine import make_engine
+from storage.dialects.errands import Errands
 from storage.dialects.leaving import stop_what_is_left
+from storage.dialects.reopening import reopen_what_is_broken
 from storage.dialects.transactions import AUTOCOMMIT, snapshot_options, turns
 from storage.errors import DatabaseDown, LockTimeout, translate
 from storage.sessions import PING, Read, Session, connect, finish
@@ -266,7 +268,9 @@ class Database:
         self._vital = make_engine(url, replace(pool, size=1, overflow=0)).execution_options(
             **AUTOCOMMIT
         )
-        self._killer = stop_what_is_left(self._engine, self._vital, pool.connect_timeout)
+        self._errands = Errands(self._vital, pool.connect_timeout)
+        stop_what_is_left(self._engine, self._errands)
+        reopen_what_is_broken(self._engine, self._errands)
 
     @property
     def engine(self) -> AsyncEngine:
@@ -359,8 +363,7 @@ class Database:
 
     async def close(self) -> None:
         """Closes every connection of the pool. Those on loan close when they come back."""
-        if self._killer is not None:
-            await self._killer.done()
+        await self._errands.done()
         for engine in (self._vital, self._engine):
             event.listen(engine.sync_engine.pool, "checkin", _close_entry)
             await engine.dispose()

@@ -143,7 +143,10 @@ class HasCredits(StorageError):
 
 
 class Contention(StorageError):
-    """A serialization failure, a deadlock, a lost race or a new schema: another try may succeed."""
+    """Others were in the way, of whom nothing is left the next time: another try may succeed.
+
+    A serialization failure, a deadlock, a lost race, a new schema, or a table to be opened anew.
+    """
 
 
 class PoolTimeout(StorageError):

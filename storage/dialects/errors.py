@@ -9,6 +9,7 @@ import asyncpg
 
 UNIQUE_VIOLATION = "23505"
 LOCK_NOT_AVAILABLE = "55P03"
+SERIALIZATION_FAILURE = "40001"
 
 # By extended result code, and else by its last byte: https://sqlite.org/rescode.html
 _OF_SQLITE = {
@@ -18,9 +19,9 @@ _OF_SQLITE = {
     sqlite3.SQLITE_CONSTRAINT_NOTNULL: "23502",
     sqlite3.SQLITE_CONSTRAINT_CHECK: "23514",
     sqlite3.SQLITE_CONSTRAINT_TRIGGER: "23001",
-    sqlite3.SQLITE_BUSY_SNAPSHOT: "40001",
+    sqlite3.SQLITE_BUSY_SNAPSHOT: SERIALIZATION_FAILURE,
     # Somebody changed the schema: the statement is to be prepared again.
-    sqlite3.SQLITE_SCHEMA: "40001",
+    sqlite3.SQLITE_SCHEMA: SERIALIZATION_FAILURE,
     sqlite3.SQLITE_BUSY: LOCK_NOT_AVAILABLE,
     sqlite3.SQLITE_LOCKED: LOCK_NOT_AVAILABLE,
     sqlite3.SQLITE_INTERRUPT: "57014",
@@ -80,9 +81,22 @@ def cause_of(error: BaseException | None) -> tuple[str | None, str]:
     if code is not None:
         return _of_sqlite(code, text)
     number = error.args[0] if error is not None and error.args else None
-    if isinstance(number, int):
-        return _OF_MYSQL.get(number), _named_by_mysql(number, text)
-    return None, ""
+    if not isinstance(number, int):
+        return None, ""
+    if is_of_a_broken_trigger(error):
+        return SERIALIZATION_FAILURE, ""
+    return _OF_MYSQL.get(number), _named_by_mysql(number, text)
+
+
+def is_of_a_broken_trigger(error: BaseException | None) -> bool:
+    """Tells whether MariaDB refuses to write to a table of which it has read a trigger in part.
+
+    It has done nothing then, and the table is opened anew: see `storage.dialects.reopening`.
+    """
+    match error.args if error is not None else ():
+        case (1064, str(text)):
+            return "has an error in its body" in text
+    return False
 
 
 def _of_sqlite(code: int, text: str) -> tuple[str | None, str]:

@@ -8,72 +8,38 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
 from storage.dialects import sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
     from sqlalchemy.pool import ConnectionPoolEntry
 
-
-class Killer:
-    """Ends the connections of MariaDB whose callers have left, whatever they are at.
-
-    A server that cannot be told in time goes on for as long as a statement may take.
-
-    Args:
-        vital: whose one connection does it.
-        patience: seconds that it may take.
-    """
-
-    def __init__(self, vital: AsyncEngine, patience: float) -> None:
-        self._vital = vital
-        self._patience = patience
-        self._left: list[int] = []
-        self._killing: asyncio.Task[None] | None = None
-
-    def __call__(self, connection: Any) -> None:  # noqa: ANN401 - the driver's
-        """Has a connection ended soon. No other has had its number, nor will."""
-        self._left.append(connection.thread_id())
-        if self._killing is None:
-            self._killing = asyncio.get_running_loop().create_task(self._kill())
-
-    async def done(self) -> None:
-        """Returns when all that have been left are ended."""
-        if self._killing is not None:
-            await asyncio.wait([self._killing])
-
-    async def _kill(self) -> None:
-        try:
-            async with asyncio.timeout(self._patience), self._vital.connect() as connection:
-                while self._left:
-                    # Those that were at nothing have ended by themselves.
-                    with suppress(DBAPIError):
-                        await connection.exec_driver_sql(f"KILL {self._left.pop()}")
-        except (SQLAlchemyError, OSError, TimeoutError):
-            self._left.clear()
-        finally:
-            self._killing = None
+    from storage.dialects.errands import Errands
 
 
-def stop_what_is_left(engine: AsyncEngine, vital: AsyncEngine, patience: float) -> Killer | None:
-    """Has the statements stopped whose callers leave, and returns who does it, where somebody must.
+def stop_what_is_left(engine: AsyncEngine, errands: Errands) -> None:
+    """Has the statements stopped whose callers leave.
 
     Args:
         engine: whose statements.
-        vital: another to the same database, for what must not wait.
-        patience: seconds that it may take.
+        errands: to the same database, for what must be told on another connection.
     """
-    if engine.dialect.name == "postgresql":
-        return None
-    killer = Killer(vital, patience) if engine.dialect.name == "mysql" else None
-    stop: Callable[[Any], None] = killer or sqlite.interrupt
+
+    def kill_soon(connection: Any) -> None:  # noqa: ANN401 - the driver's
+        errands.begin(partial(_kill, connection.thread_id()))
+
+    ways: dict[str, Callable[[Any], None]] = {"mysql": kill_soon, "sqlite": sqlite.interrupt}
+    stop = ways.get(engine.dialect.name)
+    if stop is None:
+        return
 
     # A connection whose caller leaves in the midst of a statement is of no use to anybody else.
     @event.listens_for(engine.sync_engine, "invalidate")
@@ -81,4 +47,9 @@ def stop_what_is_left(engine: AsyncEngine, vital: AsyncEngine, patience: float) 
         if isinstance(error, asyncio.CancelledError):
             stop(entry.driver_connection)
 
-    return killer
+
+async def _kill(number: int, connection: AsyncConnection) -> None:
+    """Ends a connection of MariaDB's, whatever it is at. No other has its number, nor will."""
+    # One that was at nothing has ended by itself.
+    with suppress(DBAPIError):
+        await connection.exec_driver_sql(f"KILL {number}")

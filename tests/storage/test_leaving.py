@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 from contextlib import suppress
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import literal, select, text
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage import users
 from storage.dialects import mysql
-from storage.dialects.leaving import Killer
 from storage.users import Key
 from tests import factories
 from tests.onlookers import checked_out
@@ -115,15 +112,6 @@ async def test_what_a_caller_who_leaves_had_locked_is_free(opened: Open) -> None
         await users.update(tx, user.id, {"full_name": "Ada"})
     async with db.read() as read:
         assert (await users.get(read, Key("id", user.id))).full_name == "Ada"
-
-
-async def test_a_server_that_cannot_be_told_is_not_waited_for() -> None:
-    nowhere = create_async_engine("mysql+asyncmy://nobody@127.0.0.1:1/nowhere")
-    killer = Killer(nowhere, 5)
-    killer(SimpleNamespace(thread_id=lambda: 1))
-    await killer.done()
-    await killer.done()
-    await nowhere.dispose()
 
 
 async def test_whenever_callers_leave_the_rest_get_their_own_rows_and_nothing_is_left_open(

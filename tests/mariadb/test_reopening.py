@@ -1,0 +1,98 @@
+"""A table that MariaDB was stopped at opening is opened anew, and no caller has to know."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+from byline.v1 import resources_pb2
+from byline.v1 import users_pb2 as pb
+from google.protobuf.field_mask_pb2 import FieldMask
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from storage import users
+from storage.database import Database
+from storage.errors import Contention
+from storage.users import Key
+from tests import factories
+from tests.processes import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from storage.users import UserRow
+    from tests.conftest import Serve
+
+# Reading it takes five times as long as the statement that opens the table may take.
+LENGTHY = (
+    "CREATE TRIGGER lengthy BEFORE UPDATE ON users FOR EACH ROW BEGIN "
+    + "IF NEW.id = 0 THEN SET NEW.full_name = ''; END IF; " * 2000
+    + "END"
+)
+STOPPED = "SET STATEMENT max_statement_time = 0.01 FOR SELECT id FROM users"
+WRITE = "UPDATE users SET full_name = full_name"
+
+
+@pytest.fixture
+async def own(database_url: str) -> AsyncIterator[Database]:
+    """A database of the test's own."""
+    db = Database(database_url)
+    yield db
+    await db.close()
+
+
+@pytest.fixture
+async def user(own: Database) -> UserRow:
+    """A user in a table of users that is open with a broken trigger."""
+    user = await factories.add_user(own)
+    engine = create_async_engine(own.engine.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        await connection.exec_driver_sql(LENGTHY)
+
+        async def is_broken() -> bool:
+            await connection.exec_driver_sql("FLUSH TABLES users")
+            with suppress(DBAPIError):
+                await connection.exec_driver_sql(STOPPED)
+            try:
+                await connection.exec_driver_sql(WRITE)
+            except DBAPIError:
+                return True
+            return False
+
+        await until(is_broken)
+    return user
+
+
+async def test_a_write_that_finds_a_trigger_broken_may_be_tried_again(
+    own: Database, user: UserRow
+) -> None:
+    async def rename() -> bool:
+        async with own.transaction() as tx:
+            await users.update(tx, user.id, {"full_name": "Ada"})
+        return True
+
+    async def succeeds() -> bool:
+        with suppress(Contention):
+            return await rename()
+        return False
+
+    with pytest.raises(Contention):
+        await rename()
+    await until(succeeds)
+    async with own.read() as read:
+        assert (await users.get(read, Key("id", user.id))).full_name == "Ada"
+
+
+async def test_a_call_succeeds_though_it_finds_a_trigger_broken(
+    serve: Serve, own: Database, user: UserRow
+) -> None:
+    async with serve(own.engine.url.render_as_string(hide_password=False)) as client:
+        request = pb.UpdateUserRequest(
+            user=resources_pb2.User(id=user.id, full_name="Ada"),
+            update_mask=FieldMask(paths=["full_name"]),
+        )
+        answer = await client.users.UpdateUser(request)
+        assert answer.user.full_name == "Ada"
