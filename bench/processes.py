@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-BYLINE = ("service.cli", "serve", "--listen", "127.0.0.1:0", "--drain-pause", "0")
+BYLINE = ("service.start", "serve", "--listen", "127.0.0.1:0", "--drain-pause", "0")
 
 
 class Serving(NamedTuple):

@@ -505,7 +505,3 @@ def _metavar(name: str, annotation: object) -> str:
     if name in NAMES:
         return NAMES[name]
     return {int: "N", float: "SECONDS"}.get(annotation, "FILE")  # type: ignore[call-overload, no-any-return] # any annotation may be looked up
-
-
-if __name__ == "__main__":
-    sys.exit(main())

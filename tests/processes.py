@@ -56,7 +56,7 @@ class Byline:
         self._output = folder / f"out-{time.monotonic_ns()}"
         self._log = self._output.with_name(self._output.name + ".log")
         self._process = start(
-            *(sys.executable, "-m", "service.cli", "serve", *QUICK, *flags),
+            *(sys.executable, "-m", "service.start", "serve", *QUICK, *flags),
             folder=folder,
             output=self._output,
             log=self._log,

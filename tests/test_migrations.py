@@ -187,7 +187,15 @@ async def test_a_migrator_waits_for_the_one_before_it(empty_url: str) -> None:
         await other.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)
         migrators = [
             Running(
-                *(sys.executable, "-m", "service.cli", "migrate", "up", "--database-url", empty_url)
+                *(
+                    sys.executable,
+                    "-m",
+                    "service.start",
+                    "migrate",
+                    "up",
+                    "--database-url",
+                    empty_url,
+                )
             )
             for _ in range(2)
         ]

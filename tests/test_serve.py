@@ -24,7 +24,7 @@ from grpc_health.v1 import health_pb2
 from tests import factories
 from tests.clients import Client, refusal_of
 from tests.onlookers import locked_user, until_gone, until_waiting_for_a_lock
-from tests.processes import Byline, calling, is_running, serving, until, working_in
+from tests.processes import Byline, calling, is_running, serving, start, until, working_in
 from tests.sessions import connected
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     Watch = grpc.aio.UnaryStreamCall[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]
 
 POOL_SIZE = 100
+# In place of a library that the command loads.
+LOADS_FOR_EVER = "import pathlib, time; pathlib.Path('loading').touch(); time.sleep(3600)"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -195,6 +197,19 @@ async def test_a_start_that_is_interrupted_leaves_nothing_behind_that_the_next_m
         assert await byline.status() in {130, 0}
         assert "Traceback" not in byline.complaint
         await until(lambda: working_in(folder) == set())
+
+
+async def test_ctrl_c_while_the_command_loads_ends_it_without_a_word(folder: Path) -> None:
+    (folder / "rich.py").write_text(LOADS_FOR_EVER)
+    # A test whose own SIGINT is ignored, as in a shell's background, would hand that on.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = f"{heeding}; from service import start; start.main()"
+    output, log = folder / "output", folder / "log"
+    process = start(sys.executable, "-c", command, folder=folder, output=output, log=log)
+    await until((folder / "loading").exists)
+    process.send_signal(signal.SIGINT)
+    assert await asyncio.to_thread(process.wait) == -signal.SIGINT
+    assert log.read_text() == ""
 
 
 async def test_two_that_migrate_one_database_at_once_both_serve(

@@ -133,7 +133,7 @@ async def test_the_schema_goes_down_and_up_and_is_what_the_models_describe(url: 
 
 async def test_migrators_that_meet_take_turns(url: str) -> None:
     await asyncio.to_thread(migrations.down, url, "base")
-    command = (sys.executable, "-m", "service.cli", "migrate", "up", "--database-url", url)
+    command = (sys.executable, "-m", "service.start", "migrate", "up", "--database-url", url)
     migrators = [Running(*command) for _ in range(3)]
     assert [(await migrator.ended())[0] for migrator in migrators] == [0, 0, 0]
     await asyncio.to_thread(migrations.check, url)

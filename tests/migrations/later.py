@@ -84,7 +84,7 @@ class Later:
         command = f"import migrations; migrations.up({url!r})"
         return Ended(*await Running(sys.executable, "-c", command, folder=self.folder).ended())
 
-    def start(self, url: str, *arguments: str, module: str = "service.cli") -> Running:
+    def start(self, url: str, *arguments: str, module: str = "service.start") -> Running:
         """Starts its `byline migrate`."""
         command = (sys.executable, "-m", module, "migrate", *arguments, "--database-url", url)
         return Running(*command, folder=self.folder)
