@@ -51,10 +51,11 @@ class Posts(PostServiceServicer):
         self, request: pb.BatchGetPostsRequest, _: Context
     ) -> pb.BatchGetPostsResponse:
         """Returns posts by id."""
+        ids = list(request.ids)
         full = request.view == pb.POST_VIEW_FULL
         async with self._db.read() as read:
-            found = await posts.batch_get(read, request.ids, full=full)
-        present, missing = convert.in_order(request.ids, found)
+            found = await posts.batch_get(read, ids, full=full)
+        present, missing = convert.in_order(ids, found)
         response = pb.BatchGetPostsResponse(missing_ids=missing)
         convert.add_posts(response.posts, present)
         return response

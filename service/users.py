@@ -72,10 +72,11 @@ class Users(UserServiceServicer):
         self, request: pb.BatchGetUsersRequest, _: Context
     ) -> pb.BatchGetUsersResponse:
         """Returns users by id."""
+        ids = list(request.ids)
         async with self._reading(request.view) as read:
-            found = await users.batch_get(read, request.ids, profile=_with_profile(request.view))
+            found = await users.batch_get(read, ids, profile=_with_profile(request.view))
             more = await _more(read, request.view, found.values())
-        present, missing = convert.in_order(request.ids, found)
+        present, missing = convert.in_order(ids, found)
         response = pb.BatchGetUsersResponse(missing_ids=missing)
         convert.add_users(response.users, present, more)
         return response

@@ -6,7 +6,7 @@ What every transaction needs is here, once: nothing else in Byline commits.
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +25,6 @@ from storage.usage import COMMIT, Figures, Wait, begin_run, bound, waiting_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-    from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy import Executable
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -342,15 +341,7 @@ class Database:
             PoolTimeout: when no connection comes free in time.
             DatabaseDown: when no connection can be opened.
         """
-        return self._reading(self._snapshot if snapshot else self._autocommit, self.figures)
-
-    @asynccontextmanager
-    async def _reading(self, engine: AsyncEngine, figures: Figures) -> AsyncIterator[Read]:
-        read = Read(engine, await connect(engine, figures), figures)
-        try:
-            yield read
-        finally:
-            await finish(read)
+        return _Reading(self._snapshot if snapshot else self._autocommit, self.figures)
 
     async def ping(self) -> None:
         """Asks the database for a sign of life, on a connection that waits for no other work.
@@ -358,7 +349,7 @@ class Database:
         Raises:
             DatabaseDown: when there is none.
         """
-        async with self._reading(self._vital, Figures()) as read:
+        async with _Reading(self._vital, Figures()) as read:
             await read.execute(PING)
 
     async def close(self) -> None:
@@ -367,6 +358,23 @@ class Database:
         for engine in (self._vital, self._engine):
             event.listen(engine.sync_engine.pool, "checkin", _close_entry)
             await engine.dispose()
+
+
+class _Reading(AbstractAsyncContextManager["Read"]):
+    """A connection that is lent for a block, with no generator between."""
+
+    __slots__ = ("_engine", "_figures", "_read")
+
+    def __init__(self, engine: AsyncEngine, figures: Figures) -> None:
+        self._engine = engine
+        self._figures = figures
+
+    async def __aenter__(self) -> Read:
+        self._read = Read(self._engine, await connect(self._engine, self._figures), self._figures)
+        return self._read
+
+    async def __aexit__(self, *_: object) -> None:
+        await finish(self._read)
 
 
 def _close_entry(_: object, entry: ConnectionPoolEntry) -> None:

@@ -38,6 +38,7 @@ from storage.dialects.sql import (
 )
 from storage.dialects.types import clock
 from storage.errors import NotFound, Stale, TooManyTags
+from storage.making import maker
 from storage.models import Post, PostTag, User
 from storage.moments import EPOCH, Moment
 
@@ -133,6 +134,7 @@ COLUMNS = (
     Post.published_at,
 )
 _WIDTH = len(COLUMNS)
+_made_of = maker(PostRow)
 _SUMMARY: Select[*tuple[Any, ...]] = select(*COLUMNS)
 _WITH_CONTENT: Select[*tuple[Any, ...]] = select(*COLUMNS, Post.content)
 
@@ -423,8 +425,8 @@ def to_summary(row: Sequence[Any]) -> PostRow:
 
 def _to_full(row: Sequence[Any]) -> PostRow:
     """Reads a row of a statement that is `_in_full`."""
-    author = users.UserRow(*row[_WIDTH + 1 : -1])
-    return PostRow._make((*row[: _WIDTH + 1], author, tags.read_of_post(row[-1])))
+    author = users.made_of((*row[_WIDTH + 1 : -1], None))
+    return _made_of((*row[: _WIDTH + 1], author, tags.read_of_post(row[-1])))
 
 
 async def _told(read: Session, where: Filter, found: Search) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from asyncpg import InterfaceError, InternalClientError, PostgresError
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, MissingGreenlet, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolWaitError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -28,12 +28,15 @@ if TYPE_CHECKING:
 
     from sqlalchemy import CursorResult, Dialect, Executable
     from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.pool import PoolProxiedConnection
 
-    from storage.dialects.postgresql import Connection
+    from storage.dialects.postgresql import Connection as Driver
     from storage.usage import Parameters, Run
 
     # What a statement answered.
     Result = CursorResult[Any] | Rows
+    # A connection as SQLAlchemy has it, or as its pool does.
+    Lent = AsyncConnection | PoolProxiedConnection
 
 Answer = TypeVar("Answer")
 
@@ -51,16 +54,24 @@ class Session:
     """
 
     _engine: AsyncEngine
-    _connection: AsyncConnection
+    _lent: Lent
     _figures: Figures
     _untouched: bool = field(default=True)
     _failure: StorageError | None = field(default=None)
     # PostgreSQL's own, which is told itself what begins and ends a transaction.
-    _driver: Connection | None = field(init=False, default=None)
+    _driver: Driver | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Finds the driver's connection."""
-        self._driver = driver_of(self._connection)
+        self._driver = driver_of(self._engine, self._lent)
+
+    @property
+    def _connection(self) -> AsyncConnection:
+        """SQLAlchemy's connection, which costs as much as the loan: made where it has a part."""
+        if not isinstance(self._lent, AsyncConnection):
+            around = Connection(self._engine.sync_engine, self._lent)
+            self._lent = AsyncConnection(self._engine, around)
+        return self._lent
 
     @property
     def dialect(self) -> str:
@@ -120,11 +131,15 @@ class Session:
         return result
 
     async def _send(
-        self, driver: Connection, statement: Executable, parameters: Parameters, run: Run | None
+        self,
+        driver: Driver,
+        statement: Executable,
+        parameters: Parameters,
+        run: Run | None,
     ) -> Result:
         """Sends a statement to the driver itself where that can be, after what it is to be in."""
         if self._untouched:
-            for beginning in beginning_of(self._connection.sync_connection):
+            for beginning in beginning_of(self._engine.sync_engine):
                 await self._tell(driver, beginning)
         words = words_of(driver, statement, parameters, self._engine.dialect)
         if words is None:
@@ -134,11 +149,11 @@ class Session:
             run.tell(words.sql, values)
         return await self._from_driver(driver, words.sql, words.send(driver, values))
 
-    async def _tell(self, driver: Connection, frame: str) -> None:
+    async def _tell(self, driver: Driver, frame: str) -> None:
         """Sends what begins or ends a transaction."""
         await self._from_driver(driver, frame, driver.execute(frame))
 
-    async def _from_driver(self, driver: Connection, sql: str, answer: Awaitable[Answer]) -> Answer:
+    async def _from_driver(self, driver: Driver, sql: str, answer: Awaitable[Answer]) -> Answer:
         """Waits for the driver's answer, and gives its connection up with a caller who leaves.
 
         What a connection is at that has been left, nobody else can know.
@@ -168,8 +183,8 @@ class Session:
     async def _replace_connection(self) -> None:
         await self._connection.invalidate()
         await self._connection.close()
-        self._connection = await connect(self._engine, self._figures)
-        self._driver = driver_of(self._connection)
+        self._lent = await connect(self._engine, self._figures)
+        self._driver = driver_of(self._engine, self._lent)
         self._failure = None
 
     @property
@@ -197,8 +212,9 @@ class Session:
 
     def give_back(self) -> None:
         """Gives the connection back, where that does not wait."""
-        if self._connection.sync_connection is not None:
-            self._connection.sync_connection.close()
+        lent = self._lent.sync_connection if isinstance(self._lent, AsyncConnection) else self._lent
+        if lent is not None:
+            lent.close()
 
 
 class Read(Session):
@@ -217,7 +233,7 @@ class Read(Session):
                 raise translate(error) from None
 
 
-async def connect(engine: AsyncEngine, figures: Figures) -> AsyncConnection:
+async def connect(engine: AsyncEngine, figures: Figures) -> Lent:
     """Checks a connection out of the pool."""
     try:
         with waiting_for(Wait.POOL, figures.pool):
@@ -230,7 +246,7 @@ async def connect(engine: AsyncEngine, figures: Figures) -> AsyncConnection:
         raise DatabaseDown("the database cannot be reached") from error
 
 
-def _at_hand(engine: AsyncEngine) -> AsyncConnection | None:
+def _at_hand(engine: AsyncEngine) -> PoolProxiedConnection | None:
     """Checks out PostgreSQL's connection that came back last, if it is open; None if it is not.
 
     That waits for nothing, and so needs no greenlet, which costs more than the loan itself.
@@ -239,7 +255,7 @@ def _at_hand(engine: AsyncEngine) -> AsyncConnection | None:
     if engine.dialect.name != "postgresql" or not pool.checkedin():
         return None
     try:
-        return AsyncConnection(engine, engine.sync_engine.connect())
+        return engine.sync_engine.raw_connection()
     except MissingGreenlet:
         # It is to be opened again, being too old or dead.
         return None

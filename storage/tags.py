@@ -21,6 +21,7 @@ from storage.dialects.sql import (
     looked_up_by,
 )
 from storage.errors import NotFound, Stale
+from storage.making import maker
 from storage.models import PostTag, Tag
 from storage.moments import Moment  # noqa: TC001 - NamedTuple keeps the annotations
 
@@ -53,6 +54,7 @@ class Key(NamedTuple):
 
 
 _COLUMNS = (Tag.id, Tag.name, Tag.updated_at)
+_made_of = maker(TagRow)
 _POST_COUNT = (
     select(func.count()).where(PostTag.tag_id == Tag.id).scalar_subquery().label("post_count")
 )
@@ -252,8 +254,9 @@ def all_of(found: CTE) -> ColumnElement[str | None]:
 
 def read_of_post(value: str | None) -> list[TagRow]:
     """Reads a column that is `of_post`: the tags by name."""
-    rows = sorted(read_rows(value))
-    return [TagRow(tag_id, name, updated_at) for _, tag_id, name, updated_at in rows]
+    rows = read_rows(value)
+    rows.sort()
+    return [_made_of((tag_id, name, updated_at, None)) for _, tag_id, name, updated_at in rows]
 
 
 def _by_name(first: str, window: keyset.Window) -> Select[*tuple[Any, ...]]:

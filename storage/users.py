@@ -23,6 +23,7 @@ from storage.dialects.sql import (
     planned_for_its_values,
 )
 from storage.errors import Contention, NotFound, Stale
+from storage.making import maker
 from storage.models import Post, Profile, Role, User
 from storage.moments import EPOCH, Moment
 from storage.profiles import ProfileRow
@@ -121,6 +122,8 @@ COLUMNS = (
     User.created_at,
     User.updated_at,
 )
+# Makes it of these, and of the profile or None.
+made_of = maker(UserRow)
 _PROFILE_COLUMNS = (Profile.bio, Profile.avatar_url, Profile.updated_at)
 
 _BASIC: Select[*tuple[Any, ...]] = select(*COLUMNS)
@@ -155,7 +158,7 @@ async def create(tx: Transaction, new: NewUser) -> UserRow:
         AlreadyExists: when the email or the username is taken.
     """
     values = {**new._asdict(), "email_key": fold(new.email), "username_key": fold(new.username)}
-    return _to_row((await tx.execute(_INSERT, values)).one())
+    return _to_basic((await tx.execute(_INSERT, values)).one())
 
 
 async def get(read: Session, key: Key, *, profile: bool = False) -> UserRow:
@@ -168,7 +171,7 @@ async def get(read: Session, key: Key, *, profile: bool = False) -> UserRow:
     row = result.one_or_none()
     if row is None:
         raise NotFound("user", key.value)
-    return _to_row(row)
+    return _to_profiled(row) if profile else _to_basic(row)
 
 
 async def get_for_key_share(tx: Transaction, user_id: int) -> UserRow:
@@ -180,7 +183,7 @@ async def get_for_key_share(tx: Transaction, user_id: int) -> UserRow:
     row = (await tx.execute(_KEEP, {"user_id": user_id})).one_or_none()
     if row is None:
         raise NotFound("user", user_id)
-    return _to_row(row)
+    return _to_basic(row)
 
 
 def locked_now(user_id: ColumnElement[int]) -> CTE:
@@ -194,7 +197,8 @@ async def batch_get(
 ) -> dict[int, UserRow]:
     """Returns those of the users that there are, by id."""
     result = await read.execute(_find_all(profile=profile), {"ids": ids})
-    return {row.id: row for row in map(_to_row, result.all())}
+    rows = map(_to_profiled if profile else _to_basic, result.all())
+    return {row.id: row for row in rows}
 
 
 async def list_page(
@@ -215,7 +219,8 @@ async def list_page(
     statement = _page(where.shape, found.way, window.shape, profile=profile)
     parameters = {**where.parameters, **found.parameters, **window.parameters}
     result = await read.execute(statement, parameters)
-    return keyset.page([_to_row(row) for row in result.all()], window, _ORDER_VALUES)
+    rows = map(_to_profiled if profile else _to_basic, result.all())
+    return keyset.page(list(rows), window, _ORDER_VALUES)
 
 
 async def count(read: Session, where: Filter) -> int:
@@ -253,7 +258,7 @@ async def update(
     row = await change.execute(tx, told)
     if row is None:
         raise await _why_missed(tx, user_id, unchanged_since)
-    return _to_row(row)
+    return _to_basic(row)
 
 
 async def delete(tx: Transaction, user_id: int, *, unchanged_since: Moment | None = None) -> None:
@@ -290,7 +295,7 @@ async def get_credentials(read: Session, key: Key) -> Credentials | None:
     """Returns a user and their password hash, or None when there is no such user."""
     statement = _WITH_HASH.where(_is(key.field))
     row = (await read.execute(statement, _named(key))).one_or_none()
-    return None if row is None else Credentials(_to_row(row[:-1]), row[-1])
+    return None if row is None else Credentials(_to_basic(row[:-1]), row[-1])
 
 
 async def change_password(tx: Transaction, user_id: int, old_hash: str, new_hash: str) -> None:
@@ -362,16 +367,16 @@ def _change(fields: tuple[str, ...], *, conditional: bool) -> ChangeOne:
     return ChangeOne(statement.values({**values, User.updated_at: stamp}), COLUMNS, User.id)
 
 
-def _to_row(row: Sequence[Any]) -> UserRow:
-    """Reads a row of `COLUMNS`, and of `_PROFILE_COLUMNS` where they were selected too."""
-    width = len(COLUMNS)
-    if len(row) == width:
-        return UserRow(*row)
-    bio, avatar_url, updated_at = row[width:]
-    if updated_at is None:
-        return UserRow(*row[:width])
-    profile = ProfileRow(row[0], bio, avatar_url, updated_at)
-    return UserRow(*row[:width])._replace(profile=profile)
+def _to_basic(row: Sequence[Any]) -> UserRow:
+    """Reads a row of `COLUMNS`."""
+    return made_of((*row, None))
+
+
+def _to_profiled(row: Sequence[Any]) -> UserRow:
+    """Reads a row of `COLUMNS` and `_PROFILE_COLUMNS`."""
+    *basic, bio, avatar_url, updated_at = row
+    profile = None if updated_at is None else ProfileRow(row[0], bio, avatar_url, updated_at)
+    return made_of((*basic, profile))
 
 
 def _is(field: str) -> ColumnElement[bool]:

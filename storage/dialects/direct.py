@@ -13,12 +13,14 @@ from weakref import WeakKeyDictionary
 from asyncpg import Record
 from sqlalchemy import Boolean, Numeric
 from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy import Dialect, Executable
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.pool import PoolProxiedConnection
     from sqlalchemy.types import TypeEngine
 
     from storage.dialects.postgresql import Connection
@@ -157,11 +159,17 @@ class _Known:
         return self._words
 
 
-def driver_of(connection: AsyncConnection) -> Connection | None:
+def driver_of(
+    engine: AsyncEngine, lent: AsyncConnection | PoolProxiedConnection
+) -> Connection | None:
     """Returns the driver's own connection where it is PostgreSQL's, and None elsewhere."""
-    if connection.dialect.name != "postgresql" or connection.sync_connection is None:
+    if engine.dialect.name != "postgresql":
         return None
-    driver: Connection | None = connection.sync_connection.connection.driver_connection
+    if isinstance(lent, AsyncConnection):
+        if lent.sync_connection is None:
+            return None
+        lent = lent.sync_connection.connection
+    driver: Connection | None = lent.driver_connection
     return driver
 
 

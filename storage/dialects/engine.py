@@ -74,6 +74,8 @@ def _postgresql(pool: PoolConfig) -> dict[str, Any]:
         },
         # What begins and ends transactions is sent by the sessions.
         "isolation_level": "AUTOCOMMIT",
+        # By the sessions too, before a connection goes back.
+        "pool_reset_on_return": None,
     }
 
 

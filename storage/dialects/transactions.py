@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 # The execution option with the statements that begin a transaction. To say so by an isolation level
@@ -40,11 +40,12 @@ def turns(engine: AsyncEngine) -> asyncio.Lock | None:
     return asyncio.Lock() if engine.dialect.name == "sqlite" else None
 
 
-def beginning_of(connection: Connection | None) -> Sequence[str]:
-    """Returns the statements that begin the transaction that a connection is about to be in."""
-    if connection is None:
-        return ()
-    told: Sequence[str] = connection.get_execution_options().get(
-        BEGIN, _BEGIN[connection.dialect.name]
-    )
+def beginning_of(lender: Engine | Connection) -> Sequence[str]:
+    """Returns the statements that begin the transaction that a connection is about to be in.
+
+    Args:
+        lender: the engine that it is lent by, or the connection, which has its options from there.
+    """
+    options = lender.get_execution_options()
+    told: Sequence[str] = options.get(BEGIN, _BEGIN[lender.dialect.name])
     return told
