@@ -349,18 +349,22 @@ class _Method:
         if call.trace is not None:
             call.trace.end(call, code, error)
             more["trace_id"] = call.trace.trace_id
-        logs.of_call(
-            level,
-            {
-                "method": call.method,
-                "code": code.name,
-                "request_id": call.request_id,
-                "caller": caller.get(),
-                "ms": milliseconds(seconds),
-                **call.split,
-                **more,
-            },
-        )
+        logs.of_call(level, partial(_line, call, code, seconds, caller.get(), more))
+
+
+def _line(
+    call: Call, code: Code, seconds: float, name: str, more: dict[str, object]
+) -> dict[str, object]:
+    """What the log says of a call that has ended."""
+    return {
+        "method": call.method,
+        "code": code.name,
+        "request_id": call.request_id,
+        "caller": name,
+        "ms": milliseconds(seconds),
+        **call.split,
+        **more,
+    }
 
 
 def _reason_of(call: Call) -> reasons.ErrorReason.ValueType:
@@ -415,7 +419,7 @@ async def _let_in(admitted: Awaitable[None], path: str, context: Context) -> Non
     except Exception as error:  # noqa: BLE001 - the error table has a row for everything
         failure = failure_of(error, Call.of(path, context).request_id)
         told = {"method": path, "code": failure.code.name, "caller": caller.get()}
-        logs.of_call("info", told)
+        logs.of_call("info", lambda: told)
         trailers = ((STATUS_DETAILS, failure.trailer),)
         await context.abort(failure.code, failure.message, trailers)
 

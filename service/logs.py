@@ -15,11 +15,13 @@ import orjson
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from structlog.typing import Processor
 
     from service.config import Settings
+
+    Tell = Callable[[], Mapping[str, object]]
 
 # At DEBUG it tells every statement with its values, password hashes among them.
 TELLS_VALUES = "aiosqlite"
@@ -29,7 +31,7 @@ log = structlog.get_logger("byline.rpc")
 
 
 class Lines:
-    """Lines of calls as JSON, written at once when the event loop has come round.
+    """Lines of calls as JSON, all that have come written at once.
 
     Args:
         stream: where they go.
@@ -45,48 +47,49 @@ class Lines:
             if number >= level
         }
         self._told = told
-        self._waiting: list[bytes] = []
+        self._waiting: list[tuple[str, datetime, Tell]] = []
 
-    def add(self, level: str, told: Mapping[str, object]) -> None:
-        """Adds a line.
+    def add(self, level: str, tell: Tell) -> None:
+        """Adds a line, which is made and written when the event loop has come round.
 
-        Raises:
-            TypeError: when JSON as it is to be cannot say what is told.
+        Lines that are made one after the other take half of what each takes between two calls.
         """
         if level not in self._levels:
             return
-        at = datetime.now(UTC)
-        line = {**told, **self._told, "event": "call", "level": level, "timestamp": at}
-        written = orjson.dumps(line, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._waiting.append(written)
+        self._waiting.append((level, datetime.now(UTC), tell))
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        self._stream.write(b"".join(waiting))
+        self._stream.write(b"".join([self._made(*each) for each in waiting]))
         self._stream.flush()
+
+    def _made(self, level: str, at: datetime, tell: Tell) -> bytes:
+        told = tell()
+        line = {**told, **self._told, "event": "call", "level": level, "timestamp": at}
+        try:
+            return orjson.dumps(line, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+        except TypeError:  # a traceback, or half a surrogate pair in the caller's name
+            getattr(log, level)("call", **told)
+            return b""
 
 
 # None where lines are not JSON, and nobody has asked for logs.
 _lines: Lines | None = None
 
 
-def of_call(level: str, told: Mapping[str, object]) -> None:
+def of_call(level: str, tell: Tell) -> None:
     """Writes the line of a call.
 
     Args:
         level: `info`, `warning` or `error`.
-        told: what it says; an error with its traceback by `exc_info`.
+        tell: returns what it says, soon; an error with its traceback by `exc_info`.
     """
-    if _lines is not None and structlog.is_configured() and "exc_info" not in told:
-        try:
-            _lines.add(level, told)
-        except TypeError:  # half a surrogate pair in the caller's name
-            pass
-        else:
-            return
-    getattr(log, level)("call", **told)
+    if _lines is not None and structlog.is_configured():
+        _lines.add(level, tell)
+    else:
+        getattr(log, level)("call", **tell())
 
 
 def configure(settings: Settings, **told: object) -> None:
