@@ -26,6 +26,7 @@ from service.loop import factory, run
 from service.maintenance import finish, jobs
 from service.passwords import hash_with_salt
 from service.server import pool_config, serve
+from service.start import INTERRUPTED
 from service.supervisor import supervise
 from storage import embedded, seeding
 from storage.database import Database
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 BENCH = "bench"
 USAGE_ERROR = 2
-INTERRUPTED = 130
 # What the embedded server keeps for superusers and people with psql.
 SPARE_CONNECTIONS = 20
 DEFAULT_MAX_CONNECTIONS = 100
@@ -98,7 +98,13 @@ class Where(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 0, 1 when it failed, 2 when it was misspelt."""
-    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(given: Sequence[str]) -> int:
     if given[:1] == [BENCH]:
         return _bench(given[1:])
     options = vars(_parser().parse_args(given))
@@ -116,8 +122,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FAILURES as error:
         print(f"byline: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
     return 0
 
 

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import signal
+
+INTERRUPTED = 130
 
 
 def main() -> int:
     """Loads the command, runs it, and returns its exit status: see `service.cli.main`."""
     # Python's own way is an exception, in whatever module is being loaded.
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    heeds = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if heeds:
+        signal.signal(signal.SIGINT, _leave)
     from service import cli  # noqa: PLC0415 - what takes the second
 
-    signal.signal(signal.SIGINT, before)
+    if heeds:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return cli.main()
+
+
+def _leave(*_: object) -> None:
+    # The system's own way would not end the first process of a container.
+    os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -267,9 +267,12 @@ class Database:
         self._vital = make_engine(url, replace(pool, size=1, overflow=0)).execution_options(
             **AUTOCOMMIT
         )
-        self._errands = Errands(self._vital, pool.connect_timeout)
-        stop_what_is_left(self._engine, self._errands)
-        reopen_what_is_broken(self._engine, self._errands)
+        # What ends others' waits must not wait for them; what waits itself has no vital connection.
+        kills = Errands(self._vital, pool.connect_timeout)
+        stop_what_is_left(self._engine, kills)
+        repairs = Errands(self._autocommit, pool.connect_timeout)
+        reopen_what_is_broken(self._engine, repairs)
+        self._errands = (kills, repairs)
 
     @property
     def engine(self) -> AsyncEngine:
@@ -354,7 +357,8 @@ class Database:
 
     async def close(self) -> None:
         """Closes every connection of the pool. Those on loan close when they come back."""
-        await self._errands.done()
+        for errands in self._errands:
+            await errands.done()
         for engine in (self._vital, self._engine):
             event.listen(engine.sync_engine.pool, "checkin", _close_entry)
             await engine.dispose()

@@ -1,13 +1,14 @@
-"""What is done aside, on a connection that waits for no other work."""
+"""What is done aside, on behalf of callers who do not wait for it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import Context
 from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 if TYPE_CHECKING:
@@ -17,21 +18,26 @@ Errand = Callable[[AsyncConnection], Awaitable[None]]
 
 
 class Errands:
-    """Runs errands one after another. Those that cannot be done in time are given up.
+    """Runs errands one after another. What fails is given up, and all that wait with what hangs.
 
     Args:
-        vital: whose one connection they have.
-        patience: seconds that those of one time may take.
+        engine: whose connections they have.
+        patience: seconds that each may take.
     """
 
-    def __init__(self, vital: AsyncEngine, patience: float) -> None:
-        self._vital = vital
+    def __init__(self, engine: AsyncEngine, patience: float) -> None:
+        self._engine = engine
         self._patience = patience
+        # The first of them is under way.
         self._waiting: list[Errand] = []
         self._running: asyncio.Task[None] | None = None
 
     def begin(self, errand: Errand) -> None:
-        """Has an errand run soon, once if the same one waits already."""
+        """Has an errand run soon.
+
+        Args:
+            errand: what to run; an equal one that waits, or is under way, stands for it.
+        """
         if errand not in self._waiting:
             self._waiting.append(errand)
         if self._running is None:
@@ -46,12 +52,14 @@ class Errands:
 
     async def _run(self) -> None:
         try:
-            # More may have come while the connection was given back.
             while self._waiting:
-                async with asyncio.timeout(self._patience), self._vital.connect() as connection:
-                    while self._waiting:
-                        await self._waiting.pop(0)(connection)
+                async with asyncio.timeout(self._patience), self._engine.connect() as connection:
+                    with suppress(DBAPIError):
+                        await self._waiting[0](connection)
+                del self._waiting[0]
         except (SQLAlchemyError, OSError, TimeoutError):
-            self._waiting.clear()
+            # The database does not answer. When it does, a number may be another connection's.
+            pass
         finally:
+            self._waiting.clear()
             self._running = None

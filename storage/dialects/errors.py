@@ -91,7 +91,8 @@ def cause_of(error: BaseException | None) -> tuple[str | None, str]:
 def is_of_a_broken_trigger(error: BaseException | None) -> bool:
     """Tells whether MariaDB refuses to write to a table of which it has read a trigger in part.
 
-    It has done nothing then, and the table is opened anew: see `storage.dialects.reopening`.
+    It has done nothing then, and the table is opened anew: see `storage.dialects.reopening`. The
+    text is in the language of whoever opened the table, English where nobody chose another.
     """
     match error.args if error is not None else ():
         case (1064, str(text)):

@@ -7,12 +7,10 @@ connection, which a server that is at work does not look at: it is told on anoth
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError
 
 from storage.dialects import sqlite
 
@@ -30,7 +28,7 @@ def stop_what_is_left(engine: AsyncEngine, errands: Errands) -> None:
 
     Args:
         engine: whose statements.
-        errands: to the same database, for what must be told on another connection.
+        errands: on connections to the same database that no caller has.
     """
 
     def kill_soon(connection: Any) -> None:  # noqa: ANN401 - the driver's
@@ -49,7 +47,8 @@ def stop_what_is_left(engine: AsyncEngine, errands: Errands) -> None:
 
 
 async def _kill(number: int, connection: AsyncConnection) -> None:
-    """Ends a connection of MariaDB's, whatever it is at. No other has its number, nor will."""
-    # One that was at nothing has ended by itself.
-    with suppress(DBAPIError):
-        await connection.exec_driver_sql(f"KILL {number}")
+    """Ends a connection of MariaDB's, whatever it is at, if it has not ended by itself.
+
+    No other has its number, nor will while the server runs.
+    """
+    await connection.exec_driver_sql(f"KILL {number}")

@@ -8,7 +8,10 @@ takes a privilege on the whole server, and ALTER TABLE one that whoever migrates
 
 from __future__ import annotations
 
-from contextlib import suppress
+import logging
+import re
+from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from sqlalchemy import event
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from storage.dialects.errands import Errands
 
+# Those on which the account may have triggers.
 _HAVE_TRIGGERS = """
     SELECT DISTINCT event_object_table FROM information_schema.triggers
     WHERE trigger_schema = DATABASE()
@@ -29,6 +33,10 @@ _HAVE_TRIGGERS = """
 # InnoDB's indexes cannot be turned off, so that nothing is done but to open the table anew, which
 # takes that nobody is within a transaction on it. Others wait behind, for a second at most.
 _REOPEN = "SET STATEMENT sql_notes = 0, lock_wait_timeout = 1 FOR ALTER TABLE {table} ENABLE KEYS"
+# Seconds until it is tried again where it could not be done, so that others do not wait all along.
+REST = 10.0
+
+log = logging.getLogger(__name__)
 
 
 def reopen_what_is_broken(engine: AsyncEngine, errands: Errands) -> None:
@@ -40,15 +48,51 @@ def reopen_what_is_broken(engine: AsyncEngine, errands: Errands) -> None:
     """
     if engine.dialect.name != "mysql":
         return
+    pause = _Pause()
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def failed(error: ExceptionContext) -> None:
-        if is_of_a_broken_trigger(error.original_exception):
-            errands.begin(_reopen)
+        if is_of_a_broken_trigger(error.original_exception) and pause.is_over:
+            errands.begin(_Reopening(frozenset(re.findall(r"\w+", error.statement or "")), pause))
 
 
-async def _reopen(connection: AsyncConnection) -> None:
-    # The error does not always name the trigger, and never the table.
-    for table in (await connection.exec_driver_sql(_HAVE_TRIGGERS)).scalars().all():
-        with suppress(DBAPIError):
-            await connection.exec_driver_sql(_REOPEN.format(table=table))
+@dataclass(slots=True)
+class _Pause:
+    """When the next try may be."""
+
+    until: float = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        return monotonic() >= self.until
+
+
+@dataclass(frozen=True, slots=True)
+class _Reopening:
+    """Opens the tables anew that a statement names: the error does not say which it is.
+
+    Args:
+        words: of the statement.
+        pause: what to keep before the next try, where it cannot be done.
+    """
+
+    words: frozenset[str]
+    pause: _Pause = field(compare=False)
+
+    async def __call__(self, connection: AsyncConnection) -> None:
+        """Opens them, or says which could not be."""
+        tables = (await connection.exec_driver_sql(_HAVE_TRIGGERS)).scalars().all()
+        named = self.words.intersection(tables)
+        failed = [table for table in sorted(named) if not await _reopen(connection, table)]
+        if failed or not named:
+            self.pause.until = monotonic() + REST
+            told = ", ".join(failed) or "unknown"
+            log.warning("a trigger of a table is cut short; FLUSH TABLES mends it: %s", told)
+
+
+async def _reopen(connection: AsyncConnection, table: str) -> bool:
+    try:
+        await connection.exec_driver_sql(_REOPEN.format(table=table))
+    except DBAPIError:
+        return False
+    return True

@@ -15,6 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from storage import users
 from storage.database import Database
+from storage.dialects import reopening
 from storage.errors import Contention
 from storage.users import Key
 from tests import factories
@@ -66,24 +67,60 @@ async def user(own: Database) -> UserRow:
     return user
 
 
+async def rename(db: Database, user: UserRow) -> None:
+    async with db.transaction() as tx:
+        await users.update(tx, user.id, {"full_name": "Ada"})
+
+
+async def until_renamed(db: Database, user: UserRow) -> None:
+    async def succeeds() -> bool:
+        with suppress(Contention):
+            await rename(db, user)
+            return True
+        return False
+
+    await until(succeeds)
+
+
 async def test_a_write_that_finds_a_trigger_broken_may_be_tried_again(
     own: Database, user: UserRow
 ) -> None:
-    async def rename() -> bool:
-        async with own.transaction() as tx:
-            await users.update(tx, user.id, {"full_name": "Ada"})
-        return True
-
-    async def succeeds() -> bool:
-        with suppress(Contention):
-            return await rename()
-        return False
-
     with pytest.raises(Contention):
-        await rename()
-    await until(succeeds)
+        await rename(own, user)
+    await until_renamed(own, user)
     async with own.read() as read:
         assert (await users.get(read, Key("id", user.id))).full_name == "Ada"
+
+
+async def test_where_a_table_cannot_be_opened_anew_a_warning_says_so_until_it_can(
+    own: Database,
+    user: UserRow,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(reopening, "REST", 0)
+    async with own.transaction() as holding:
+        await users.get(holding, Key("id", user.id))
+        with pytest.raises(Contention):
+            await rename(own, user)
+        await until(lambda: "FLUSH TABLES mends it: users" in caplog.text)
+    await until_renamed(own, user)
+
+
+async def test_a_table_that_could_not_be_opened_anew_rests_before_the_next_try(
+    own: Database, user: UserRow, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    writing = Database(database_url)
+    async with own.transaction() as holding:
+        await users.get(holding, Key("id", user.id))
+        with pytest.raises(Contention):
+            await rename(writing, user)
+        await until(lambda: "FLUSH TABLES mends it: users" in caplog.text)
+        caplog.clear()
+        with pytest.raises(Contention):
+            await rename(writing, user)
+        await writing.close()
+    assert caplog.text == ""
 
 
 async def test_a_call_succeeds_though_it_finds_a_trigger_broken(

@@ -63,6 +63,30 @@ async def test_an_errand_that_comes_as_the_connection_is_given_back_runs(
     assert done == [1, 2]
 
 
+async def test_an_errand_that_fails_is_given_up_and_those_after_it_run(errands: Errands) -> None:
+    done: list[int] = []
+
+    async def fail(connection: AsyncConnection) -> None:
+        await connection.exec_driver_sql("SELECT nothing FROM nowhere")
+
+    errands.begin(fail)
+    errands.begin(partial(note, done, 1))
+    await errands.done()
+    assert done == [1]
+
+
+async def test_an_errand_that_is_under_way_stands_for_an_equal_one(errands: Errands) -> None:
+    done: list[int] = []
+
+    async def ask_for_itself(connection: AsyncConnection) -> None:
+        errands.begin(ask_for_itself)
+        await note(done, 1, connection)
+
+    errands.begin(ask_for_itself)
+    await errands.done()
+    assert done == [1]
+
+
 async def test_an_errand_has_not_the_deadline_of_the_caller_that_it_is_run_for(
     errands: Errands,
 ) -> None:
