@@ -36,8 +36,6 @@ _FREE = ("page_size", "page_token", "view")
 # What the fields that a list can be ordered by hold; the others hold text.
 _MOMENTS = ("created_at",)
 _NUMBERS = ("id", "post_count")
-# With its characters escaped, a long title would not fit into a token that may be sent.
-_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _VERSION = b"\x01"
 _DIGEST_SIZE = 12
 
@@ -66,7 +64,10 @@ def token(cursor: Cursor | None, request: ListRequest) -> str:
         return ""
     value, row_id = cursor
     field, _ = _order(request)
-    position = _JSON.encode([value, row_id, field in _MOMENTS]).encode()
+    # With its characters escaped, a long title would not fit into a token that may be sent.
+    position = json.dumps(
+        [value, row_id, field in _MOMENTS], ensure_ascii=False, separators=(",", ":")
+    ).encode()
     raw = _VERSION + _digest(position, request) + position
     return _encode(raw)
 
