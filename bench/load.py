@@ -127,7 +127,8 @@ class Load:
         seen = [_SEEN.validate_json(_told(process)) for process in at_work]
         after = cpu()
         errors = sum((each.errors for each in seen), Counter[str]())
-        if not any(each.latencies for each in seen):
+        # Of callers who leave early, all may have left.
+        if order.timeout >= DEADLINE and not any(each.latencies for each in seen):
             raise BenchError(f"no call of {order.method} succeeded: {dict(errors)}")
         return Measurement(
             latencies=sorted(latency for each in seen for latency in each.latencies),
