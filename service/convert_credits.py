@@ -75,19 +75,27 @@ def to_results(outcomes: Iterable[Outcome]) -> pb.BatchTransferResponse:
 
 def _fill(message: pb.Transfer, row: TransferRow) -> None:
     """Writes a transfer where it is to be: a message that is given to another one is copied."""
-    message.id = row.id
-    message.kind = _KINDS[row.kind]
-    message.from_user_id = row.from_user_id or 0
-    message.to_user_id = row.to_user_id
-    message.amount = row.amount
-    message.memo = row.memo
-    message.state = _STATE_MESSAGES[row.state]
-    message.captured_amount = row.captured_amount
-    set_timestamp(message.created_at, row.created_at)
-    if row.expires_at is not None:
-        set_timestamp(message.expires_at, row.expires_at)
-    if row.resolved_at is not None:
-        set_timestamp(message.resolved_at, row.resolved_at)
+    (
+        message.id,
+        kind,
+        from_user_id,
+        message.to_user_id,
+        message.amount,
+        message.memo,
+        created_at,
+        expires_at,
+        state,
+        message.captured_amount,
+        resolved_at,
+    ) = row
+    message.kind = _KINDS[kind]
+    message.from_user_id = from_user_id or 0
+    message.state = _STATE_MESSAGES[state]
+    set_timestamp(message.created_at, created_at)
+    if expires_at is not None:
+        set_timestamp(message.expires_at, expires_at)
+    if resolved_at is not None:
+        set_timestamp(message.resolved_at, resolved_at)
 
 
 def to_balance(row: Balance) -> pb.GetBalanceResponse:

@@ -365,7 +365,7 @@ class Database:
 
 
 class _Reading(AbstractAsyncContextManager["Read"]):
-    """A connection that is lent for a block, with no generator between."""
+    """A connection that is lent for a block: a generator would take a tenth of the loan."""
 
     __slots__ = ("_engine", "_figures", "_read")
 

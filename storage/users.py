@@ -167,11 +167,10 @@ async def get(read: Session, key: Key, *, profile: bool = False) -> UserRow:
     Raises:
         NotFound: when there is none.
     """
-    result = await read.execute(_find(key.field, profile=profile), _named(key))
-    row = result.one_or_none()
-    if row is None:
+    found = await _load(read, _find(key.field, profile=profile), _named(key), profile=profile)
+    if not found:
         raise NotFound("user", key.value)
-    return _to_profiled(row) if profile else _to_basic(row)
+    return found[0]
 
 
 async def get_for_key_share(tx: Transaction, user_id: int) -> UserRow:
@@ -196,8 +195,7 @@ async def batch_get(
     read: Session, ids: Sequence[int], *, profile: bool = False
 ) -> dict[int, UserRow]:
     """Returns those of the users that there are, by id."""
-    result = await read.execute(_find_all(profile=profile), {"ids": ids})
-    rows = map(_to_profiled if profile else _to_basic, result.all())
+    rows = await _load(read, _find_all(profile=profile), {"ids": ids}, profile=profile)
     return {row.id: row for row in rows}
 
 
@@ -218,9 +216,8 @@ async def list_page(
     found = await search(read, _SEARCHED, fold(where.query))
     statement = _page(where.shape, found.way, window.shape, profile=profile)
     parameters = {**where.parameters, **found.parameters, **window.parameters}
-    result = await read.execute(statement, parameters)
-    rows = map(_to_profiled if profile else _to_basic, result.all())
-    return keyset.page(list(rows), window, _ORDER_VALUES)
+    rows = await _load(read, statement, parameters, profile=profile)
+    return keyset.page(rows, window, _ORDER_VALUES)
 
 
 async def count(read: Session, where: Filter) -> int:
@@ -320,6 +317,18 @@ async def rehash_password(tx: Transaction, user_id: int, old_hash: str, new_hash
         .where(User.id == user_id, User.password_hash == old_hash)
         .values({User.password_hash: new_hash})
     )
+
+
+async def _load(
+    read: Session,
+    statement: Select[*tuple[Any, ...]],
+    parameters: Mapping[str, Any],
+    *,
+    profile: bool,
+) -> list[UserRow]:
+    """Reads users, with their profiles or without."""
+    selected = (await read.execute(statement, parameters)).all()
+    return list(map(_to_profiled if profile else _to_basic, selected))
 
 
 @cache

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # How long anything may take on a busy machine before the test has failed.
 PATIENCE = 120.0
 POLL = 0.02
+# The command, as a program of its own.
+BYLINE = (sys.executable, "-m", "service.start")
 # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
 # Nothing is slower than a test needs it to be. A flag that is given again counts.
@@ -56,7 +58,7 @@ class Byline:
         self._output = folder / f"out-{time.monotonic_ns()}"
         self._log = self._output.with_name(self._output.name + ".log")
         self._process = start(
-            *(sys.executable, "-m", "service.start", "serve", *QUICK, *flags),
+            *(*BYLINE, "serve", *QUICK, *flags),
             folder=folder,
             output=self._output,
             log=self._log,

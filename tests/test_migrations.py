@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from migrations import MigrationError, State
 from storage.database import Database
 from storage.dialects.migrating import LOCK as MIGRATION_LOCK
 from tests import factories
-from tests.processes import Running, until
+from tests.processes import BYLINE, Running, until
 from tests.sessions import connected, execute, fetch, migrators_of
 
 if TYPE_CHECKING:
@@ -186,18 +185,7 @@ async def test_a_migrator_waits_for_the_one_before_it(empty_url: str) -> None:
     async with connected(empty_url) as other:
         await other.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)
         migrators = [
-            Running(
-                *(
-                    sys.executable,
-                    "-m",
-                    "service.start",
-                    "migrate",
-                    "up",
-                    "--database-url",
-                    empty_url,
-                )
-            )
-            for _ in range(2)
+            Running(*BYLINE, "migrate", "up", "--database-url", empty_url) for _ in range(2)
         ]
 
         async def both_wait() -> bool:

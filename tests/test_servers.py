@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -24,7 +23,7 @@ from tests.clients import refusal_of
 from tests.ledgers import balances, outcome_of
 from tests.onlookers import end_connections, locked_user
 from tests.paging import listed
-from tests.processes import Running, until
+from tests.processes import BYLINE, Running, until
 from tests.roundtrips import counted
 from tests.sessions import BYLINES, EMPTY_LEDGER, connected
 from tests.statements import run
@@ -133,7 +132,7 @@ async def test_the_schema_goes_down_and_up_and_is_what_the_models_describe(url: 
 
 async def test_migrators_that_meet_take_turns(url: str) -> None:
     await asyncio.to_thread(migrations.down, url, "base")
-    command = (sys.executable, "-m", "service.start", "migrate", "up", "--database-url", url)
+    command = (*BYLINE, "migrate", "up", "--database-url", url)
     migrators = [Running(*command) for _ in range(3)]
     assert [(await migrator.ended())[0] for migrator in migrators] == [0, 0, 0]
     await asyncio.to_thread(migrations.check, url)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -46,51 +45,38 @@ def reopen_what_is_broken(engine: AsyncEngine, errands: Errands) -> None:
         engine: whose writes.
         errands: to the same database.
     """
-    if engine.dialect.name != "mysql":
-        return
-    pause = _Pause()
-
-    @event.listens_for(engine.sync_engine, "handle_error")
-    def failed(error: ExceptionContext) -> None:
-        if is_of_a_broken_trigger(error.original_exception) and pause.is_over:
-            errands.begin(_Reopening(frozenset(re.findall(r"\w+", error.statement or "")), pause))
+    if engine.dialect.name == "mysql":
+        event.listen(engine.sync_engine, "handle_error", _Reopener(errands).look_at)
 
 
-@dataclass(slots=True)
-class _Pause:
-    """When the next try may be."""
+class _Reopener:
+    """Opens the tables anew that failed writes name: the error does not say which it is."""
 
-    until: float = 0.0
+    def __init__(self, errands: Errands) -> None:
+        self._errands = errands
+        # Of the statements that failed.
+        self._words: set[str] = set()
+        self._rests_until = 0.0
 
-    @property
-    def is_over(self) -> bool:
-        return monotonic() >= self.until
+    def look_at(self, error: ExceptionContext) -> None:
+        """Has the tables opened soon that the statement names, if a trigger was broken."""
+        if is_of_a_broken_trigger(error.original_exception) and monotonic() >= self._rests_until:
+            self._words.update(re.findall(r"\w+", error.statement or ""))
+            self._errands.begin(self._reopen)
 
-
-@dataclass(frozen=True, slots=True)
-class _Reopening:
-    """Opens the tables anew that a statement names: the error does not say which it is.
-
-    Args:
-        words: of the statement.
-        pause: what to keep before the next try, where it cannot be done.
-    """
-
-    words: frozenset[str]
-    pause: _Pause = field(compare=False)
-
-    async def __call__(self, connection: AsyncConnection) -> None:
+    async def _reopen(self, connection: AsyncConnection) -> None:
         """Opens them, or says which could not be."""
         tables = (await connection.exec_driver_sql(_HAVE_TRIGGERS)).scalars().all()
-        named = self.words.intersection(tables)
-        failed = [table for table in sorted(named) if not await _reopen(connection, table)]
+        named = sorted(self._words.intersection(tables))
+        self._words.clear()
+        failed = [table for table in named if not await _is_reopened(connection, table)]
         if failed or not named:
-            self.pause.until = monotonic() + REST
+            self._rests_until = monotonic() + REST
             told = ", ".join(failed) or "unknown"
             log.warning("a trigger of a table is cut short; FLUSH TABLES mends it: %s", told)
 
 
-async def _reopen(connection: AsyncConnection, table: str) -> bool:
+async def _is_reopened(connection: AsyncConnection, table: str) -> bool:
     try:
         await connection.exec_driver_sql(_REOPEN.format(table=table))
     except DBAPIError:

@@ -10,8 +10,6 @@ from byline.v1 import resources_pb2
 from byline.v1 import users_pb2 as pb
 from google.protobuf.field_mask_pb2 import FieldMask
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
 from service import interceptors
 from storage import users
@@ -20,6 +18,7 @@ from storage.dialects import reopening
 from storage.errors import Contention
 from storage.users import Key
 from tests import factories
+from tests.onlookers import looking_on
 from tests.processes import until
 
 if TYPE_CHECKING:
@@ -47,19 +46,18 @@ async def own(database_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def user(own: Database) -> UserRow:
+async def user(own: Database, database_url: str) -> UserRow:
     """A user in a table of users that is open with a broken trigger."""
     user = await factories.add_user(own)
-    engine = create_async_engine(own.engine.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    async with engine.connect() as connection:
-        await connection.exec_driver_sql(LENGTHY)
+    async with looking_on(database_url) as other:
+        await other.execute(LENGTHY)
 
         async def is_broken() -> bool:
-            await connection.exec_driver_sql("FLUSH TABLES users")
+            await other.execute("FLUSH TABLES users")
             with suppress(DBAPIError):
-                await connection.exec_driver_sql(STOPPED)
+                await other.execute(STOPPED)
             try:
-                await connection.exec_driver_sql(WRITE)
+                await other.execute(WRITE)
             except DBAPIError:
                 return True
             return False
@@ -125,11 +123,11 @@ async def test_a_table_that_could_not_be_opened_anew_rests_before_the_next_try(
 
 
 async def test_a_call_succeeds_though_it_finds_a_trigger_broken(
-    serve: Serve, own: Database, user: UserRow, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, database_url: str, user: UserRow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # To read the lengthy trigger takes as long as some tries do, which Byline's own do not.
     monkeypatch.setattr(interceptors, "FIRST_BACKOFF", 1)
-    async with serve(own.engine.url.render_as_string(hide_password=False)) as client:
+    async with serve(database_url) as client:
         request = pb.UpdateUserRequest(
             user=resources_pb2.User(id=user.id, full_name="Ada"),
             update_mask=FieldMask(paths=["full_name"]),
