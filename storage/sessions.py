@@ -208,7 +208,9 @@ class Session:
             # Whoever has the connection next would be in a transaction of others.
             await self._connection.invalidate()
         finally:
-            await self._connection.close()
+            # The pool gives up what cannot be rolled back; what the block came to stands.
+            with suppress(DBAPIError):
+                await self._connection.close()
 
     def give_back(self) -> None:
         """Gives the connection back, where that does not wait."""

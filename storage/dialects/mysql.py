@@ -164,6 +164,10 @@ def _tell_locks(error: ExceptionContext) -> BaseException | None:
     except MySQLError as refused:
         if _number_of(refused) == _LOCK_WAIT_TIMEOUT:
             return OperationalError(error.statement, None, refused, hide_parameters=True)
+    except asyncio.CancelledError as left:
+        # SQLAlchemy gives up a connection that is left at what it sends itself, and not at this.
+        error.connection.invalidate(left)
+        raise
     finally:
         cursor.close()
     return None

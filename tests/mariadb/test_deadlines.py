@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from storage.usage import Usage, usage
+from tests.onlookers import looking_on
+from tests.processes import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +22,12 @@ if TYPE_CHECKING:
 BOUND = text("SELECT @@max_statement_time AS bound")
 # A statement with settings of its own counts once.
 SENT = text("SHOW SESSION STATUS LIKE 'Questions'")
+FOR_EVER = text("SELECT SUM(a.seq * b.seq) FROM seq_1_to_1000000 AS a, seq_1_to_1000000 AS b")
+# How many statements are sent again to see what stopped them.
+ASKED = """
+    SELECT COUNT(*) FROM information_schema.processlist
+    WHERE db = DATABASE() AND id <> CONNECTION_ID() AND info LIKE '%lock_wait_timeout = 0%seq%'
+"""
 
 
 @pytest.fixture(params=[20.0, 100.0])
@@ -39,3 +49,35 @@ async def test_a_statement_is_told_the_closer_bound_in_its_own_round_trip(
         assert seconds - 1 < told < seconds if seconds < 30 else told == 30
         usage.get().deadline = float("inf")
         assert (await read.execute(BOUND)).scalar_one() == 30
+
+
+async def test_who_leaves_while_it_is_asked_what_stopped_a_statement_leaves_nothing_behind(
+    opened: Open, shared_url: str
+) -> None:
+    db = opened(size=1, overflow=0)
+    caller = Usage(deadline=time.monotonic() + 0.2)
+
+    def have_time(_: object) -> None:
+        # That is asked within half of what the caller has left.
+        caller.deadline += 3600
+
+    event.listen(db.engine.sync_engine, "handle_error", have_time, insert=True)
+
+    async def be_stopped() -> None:
+        usage.set(caller)
+        async with db.transaction() as tx:
+            await tx.execute(FOR_EVER)
+
+    async with looking_on(shared_url) as onlooker:
+
+        async def are_asked(times: int) -> bool:
+            return bool(await onlooker.value(ASKED) == times)
+
+        leaving = asyncio.ensure_future(be_stopped())
+        await until(partial(are_asked, 1))
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        await until(partial(are_asked, 0))
+    async with db.read() as read:
+        assert (await read.execute(text("SELECT 1"))).scalar_one() == 1

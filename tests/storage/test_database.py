@@ -496,6 +496,29 @@ async def test_a_commit_on_a_dead_connection_is_not_taken_for_done(
     assert await count_of(db) == 0
 
 
+@differs(Difference.NO_SERVER)
+@pytest.mark.parametrize("way", ["transaction", "read", "snapshot"])
+async def test_what_a_block_raises_is_told_though_its_connection_is_dead_by_then(
+    opened: Open, shared_url: str, way: str
+) -> None:
+    db = opened(size=1, overflow=0)
+    ways: dict[str, AbstractAsyncContextManager[Session]] = {
+        "transaction": db.transaction(),
+        "read": db.read(),
+        "snapshot": db.read(snapshot=True),
+    }
+
+    async def refuse() -> None:
+        async with ways[way] as session:
+            await session.execute(ONE)
+            await end_connections(shared_url)
+            raise NotFound("user", 7)
+
+    with pytest.raises(NotFound):
+        await refuse()
+    assert await count_of(db) == 0
+
+
 # time and room
 
 
