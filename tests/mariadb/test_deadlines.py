@@ -8,8 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 
+from storage.dialects import mysql
 from storage.usage import Usage, usage
 from tests.onlookers import looking_on
 from tests.processes import until
@@ -52,19 +53,14 @@ async def test_a_statement_is_told_the_closer_bound_in_its_own_round_trip(
 
 
 async def test_who_leaves_while_it_is_asked_what_stopped_a_statement_leaves_nothing_behind(
-    opened: Open, shared_url: str
+    opened: Open, shared_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     db = opened(size=1, overflow=0)
-    caller = Usage(deadline=time.monotonic() + 0.2)
-
-    def have_time(_: object) -> None:
-        # That is asked within half of what the caller has left.
-        caller.deadline += 3600
-
-    event.listen(db.engine.sync_engine, "handle_error", have_time, insert=True)
+    # That is asked within half of what the caller has left: for longer than it takes to see it.
+    monkeypatch.setattr(mysql, "seconds_left", lambda: 3600.0)
 
     async def be_stopped() -> None:
-        usage.set(caller)
+        usage.set(Usage(deadline=time.monotonic() + 0.2))
         async with db.transaction() as tx:
             await tx.execute(FOR_EVER)
 
