@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import time
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -15,22 +15,23 @@ from byline.v1 import credits_pb2, posts_pb2, resources_pb2, tags_pb2
 from byline.v1 import users_pb2 as pb
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from service.config import Address
-from service.server import Server
 from tests import factories
-from tests.clients import Client
-from tests.onlookers import until_connections_are, until_idle
+from tests.onlookers import locked_user, until_connections_are, until_idle
 from tests.processes import until
+from tests.service.seen import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from service.config import Settings
+    from tests.clients import Client
+    from tests.service.seen import Seen
 
 # Under way at once: more than are taken on, so that some leave a queue.
 CALLERS = 100
 # Seconds within which callers leave: about as long as most of their calls take.
 LONGEST = 0.2
+LATE = grpc.StatusCode.DEADLINE_EXCEEDED
 BOUNDS = {
     "pool_size": 3,
     "pool_overflow": 2,
@@ -63,15 +64,21 @@ def all_sorts(client: Client, ada: int, bob: int) -> Sequence[Callable[[], Any]]
     ]
 
 
+async def nothing_is_on_loan(seen: Seen) -> bool:
+    names = ("byline_pool_checked_out", "byline_pool_waiting")
+    return [await seen.value(name) for name in names] == [0, 0]
+
+
+async def nothing_is_under_way(seen: Seen) -> bool:
+    return await seen.value("grpc_server_in_flight") == 0
+
+
 @pytest.mark.parametrize("calls", [500, pytest.param(10_000, marks=pytest.mark.long)])
 async def test_callers_who_leave_at_any_moment_leave_nothing_behind(
     settings: Settings, database_url: str, calls: int
 ) -> None:
-    server = Server(settings.model_copy(update=BOUNDS), database_url)
-    async with (
-        server.serving(Address("127.0.0.1", 0)) as port,
-        Client(f"127.0.0.1:{port}") as client,
-    ):
+    async with serving(settings, database_url, **BOUNDS) as seen:
+        client = seen.client
         ada, bob = await factories.create_users_with(client, 10**9, 0)
         begin = all_sorts(client, ada, bob)
         draw = random.Random(3)  # noqa: S311 - a race, no secret
@@ -90,12 +97,7 @@ async def test_callers_who_leave_at_any_moment_leave_nothing_behind(
         await asyncio.gather(*(call_and_leave() for _ in range(CALLERS)))
         over = time.perf_counter()
 
-        async def nothing_is_on_loan() -> bool:
-            page = (await server.metrics()).decode()
-            names = ("byline_pool_checked_out", "byline_pool_waiting")
-            return all(re.search(rf"^{name} 0\.0$", page, re.MULTILINE) for name in names)
-
-        await until(nothing_is_on_loan)
+        await until(partial(nothing_is_on_loan, seen))
         returned = time.perf_counter() - over
         await until_idle(database_url)
         await until_connections_are(CONNECTIONS, database_url)
@@ -112,3 +114,30 @@ async def test_callers_who_leave_at_any_moment_leave_nothing_behind(
     # Most did leave, and some did not.
     assert ended[grpc.StatusCode.CANCELLED.name] > calls / 10
     assert ended[grpc.StatusCode.OK.name] > 0
+
+
+async def test_callers_who_run_out_of_time_at_a_lock_are_told_so_whenever_that_is(
+    settings: Settings, database_url: str
+) -> None:
+    """The server may have stopped their statement by then, or be about to."""
+    draw = random.Random(4)  # noqa: S311 - a race, no secret
+    async with serving(settings, database_url, pool_size=6) as seen:
+        user = await factories.create_user(seen.client)
+        request = pb.DeleteUserRequest(id=user.id)
+
+        async def run_out_of_time() -> None:
+            for _ in range(40):
+                timeout = draw.random() * LONGEST
+                assert await seen.client.users.DeleteUser(request, timeout=timeout).code() == LATE
+
+        async with locked_user(database_url, user.id):
+            await asyncio.gather(*(run_out_of_time() for _ in range(8)))
+            await until(partial(nothing_is_under_way, seen))
+
+        async def told(**labels: str) -> float:
+            name = "grpc_server_handled_total"
+            return await seen.value(name, grpc_method="DeleteUser", **labels) or 0
+
+        # Those that the client gave up just before.
+        left = await told(grpc_code=grpc.StatusCode.CANCELLED.name)
+        assert await told(grpc_code=LATE.name) + left == await told() > 0

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 from byline.v1 import credits_pb2
 from byline.v1 import users_pb2 as pb
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.config import Address
 from service.errors import Code
 from service.metrics import Metrics
-from service.server import Server
 from tests import factories
-from tests.clients import Client, outcome_of, refusal_of
+from tests.clients import outcome_of, refusal_of
 from tests.onlookers import locked_user, looking_on, until_waiting_for_a_lock
 from tests.processes import until
+from tests.service.seen import Seen, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,34 +26,6 @@ if TYPE_CHECKING:
     from service.config import Settings
 
 ROW = re.compile(r"^\| `((?:grpc|byline|process|python)_\w+)` \|", re.MULTILINE)
-
-
-class Seen(NamedTuple):
-    """A server, a client of it, and its figures."""
-
-    server: Server
-    client: Client
-
-    async def value(self, name: str, **labels: str) -> float | None:
-        """The sum of a metric's samples that have these labels; None when there are none."""
-        page = (await self.server.metrics()).decode()
-        found = [
-            sample.value
-            for family in text_string_to_metric_families(page)
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        ]
-        return sum(found) if found else None
-
-
-@asynccontextmanager
-async def serving(settings: Settings, url: str, **changed: object) -> AsyncIterator[Seen]:
-    server = Server(settings.model_copy(update=changed), url)
-    async with (
-        server.serving(Address("127.0.0.1", 0)) as port,
-        Client(f"127.0.0.1:{port}") as client,
-    ):
-        yield Seen(server, client)
 
 
 @pytest.fixture
