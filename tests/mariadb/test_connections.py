@@ -8,12 +8,10 @@ import pytest
 from sqlalchemy import text
 
 from storage.dialects.types import MYSQL_COLLATION
+from tests.ways import way_into
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-
     from storage.database import Database
-    from storage.sessions import Session
     from tests.conftest import Open
 
 ONE = text("SELECT 1")
@@ -31,13 +29,8 @@ async def test_a_statement_is_sent_with_what_must_be_around_it(
     opened: Open, way: str, frames: int
 ) -> None:
     db = opened(size=1, overflow=0)
-    ways: dict[str, AbstractAsyncContextManager[Session]] = {
-        "transaction": db.transaction(),
-        "read": db.read(),
-        "snapshot": db.read(snapshot=True),
-    }
     before = await sent(db)
-    async with ways[way] as session:
+    async with way_into(db, way) as session:
         await session.execute(ONE)
     assert await sent(db) - before == 1 + frames + 1
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,10 +36,10 @@ from tests.onlookers import (
     until_waiting_for_a_lock,
 )
 from tests.processes import until
+from tests.ways import way_into
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy import URL
 
@@ -443,14 +442,9 @@ async def test_a_later_statement_on_a_dead_connection_is_not_repeated(
     opened: Open, shared_url: str, way: str
 ) -> None:
     db = opened(size=1, overflow=0)
-    ways: dict[str, AbstractAsyncContextManager[Session]] = {
-        "transaction": db.transaction(),
-        "read": db.read(),
-        "snapshot": db.read(snapshot=True),
-    }
 
     async def run() -> None:
-        async with ways[way] as session:
+        async with way_into(db, way) as session:
             await session.execute(ONE)
             await end_connections(shared_url)
             await session.execute(ONE)
@@ -502,14 +496,9 @@ async def test_what_a_block_raises_is_told_though_its_connection_is_dead_by_then
     opened: Open, shared_url: str, way: str
 ) -> None:
     db = opened(size=1, overflow=0)
-    ways: dict[str, AbstractAsyncContextManager[Session]] = {
-        "transaction": db.transaction(),
-        "read": db.read(),
-        "snapshot": db.read(snapshot=True),
-    }
 
     async def refuse() -> None:
-        async with ways[way] as session:
+        async with way_into(db, way) as session:
             await session.execute(ONE)
             await end_connections(shared_url)
             raise NotFound("user", 7)
@@ -706,14 +695,9 @@ async def test_whoever_is_cancelled_while_giving_a_connection_back_has_given_it_
     opened: Open, way: str
 ) -> None:
     db = opened(size=1, overflow=0)
-    ways: dict[str, Callable[[], AbstractAsyncContextManager[Session]]] = {
-        "transaction": db.transaction,
-        "snapshot": partial(db.read, snapshot=True),
-        "read": db.read,
-    }
 
     async def fail(served: asyncio.Event) -> None:
-        async with ways[way]() as session:
+        async with way_into(db, way) as session:
             await session.execute(ONE)
             served.set()
             raise ValueError
