@@ -43,6 +43,11 @@ class Connection(driver.Connection):
         if self.get_transaction_status():
             await super().rollback()
 
+    async def show_warnings(self) -> None:
+        """Asks for none."""
+        # They tell of rows that an INSERT IGNORE passes over, which it is there for. The driver
+        # would log them, with their values, for a round trip each time.
+
     def character_set_name(self) -> None:
         """Names none."""
         # SQLAlchemy would SET NAMES to it, which was said in the handshake, and which takes the

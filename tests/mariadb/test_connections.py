@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 
+from storage.dialects.rows import adding_missing
 from storage.dialects.types import MYSQL_COLLATION
+from storage.models import Tag
 from tests.ways import way_into
 
 if TYPE_CHECKING:
@@ -33,6 +35,20 @@ async def test_a_statement_is_sent_with_what_must_be_around_it(
     async with way_into(db, way) as session:
         await session.execute(ONE)
     assert await sent(db) - before == 1 + frames + 1
+
+
+async def test_rows_that_are_passed_over_are_neither_asked_after_nor_told_of(
+    opened: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = opened(size=1, overflow=0)
+    costs: list[int] = []
+    for name in ("private", "private", "else"):
+        before = await sent(db)
+        async with db.transaction() as tx:
+            await tx.execute(adding_missing(Tag), {"name": name, "name_key": name})
+        costs.append(await sent(db) - before)
+    assert len(set(costs)) == 1
+    assert "private" not in caplog.text
 
 
 @pytest.mark.parametrize(
