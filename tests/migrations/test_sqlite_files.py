@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import sys
 from contextlib import closing
@@ -102,5 +101,13 @@ async def test_migrators_that_meet_at_a_file_that_is_not_there_take_turns(tmp_pa
 
 def opened(pid: int, path: Path) -> bool:
     """Tells whether a process has the database open."""
-    files = (os.path.realpath(file) for file in Path(f"/proc/{pid}/fd").iterdir())
-    return f"{path}-wal" in files
+    wal = Path(f"{path}-wal")
+    return any(file_of(each) == wal for each in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def file_of(descriptor: Path) -> Path | None:
+    """What a process has open by a descriptor; None if it has closed it meanwhile."""
+    try:
+        return descriptor.readlink()
+    except FileNotFoundError:
+        return None
