@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
     from storage.database import Database
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 
 def way_into(db: Database, way: str) -> AbstractAsyncContextManager[Session]:
     """Returns a block of a `transaction`, a `read` or a `snapshot`."""
-    if way == "transaction":
-        return db.transaction()
-    return db.read(snapshot={"read": False, "snapshot": True}[way])
+    ways: dict[str, Callable[[], AbstractAsyncContextManager[Session]]] = {
+        "transaction": db.transaction,
+        "read": db.read,
+        "snapshot": partial(db.read, snapshot=True),
+    }
+    return ways[way]()

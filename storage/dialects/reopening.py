@@ -65,12 +65,15 @@ class _Reopener:
             self._errands.begin(self._reopen)
 
     async def _reopen(self, connection: AsyncConnection) -> None:
-        """Opens them, or says which could not be."""
-        tables = (await connection.exec_driver_sql(_HAVE_TRIGGERS)).scalars().all()
-        named = sorted(self._words.intersection(tables))
+        """Opens them, and those that are named meanwhile, or says which could not be."""
+        tables = set((await connection.exec_driver_sql(_HAVE_TRIGGERS)).scalars())
+        is_reopened: dict[str, bool] = {}
+        while named := self._words & tables - is_reopened.keys():
+            table = named.pop()
+            is_reopened[table] = await _is_reopened(connection, table)
         self._words.clear()
-        failed = [table for table in named if not await _is_reopened(connection, table)]
-        if failed or not named:
+        failed = sorted(table for table, done in is_reopened.items() if not done)
+        if failed or not is_reopened:
             self._rests_until = monotonic() + REST
             told = ", ".join(failed) or "unknown"
             log.warning("a trigger of a table is cut short; FLUSH TABLES mends it: %s", told)
