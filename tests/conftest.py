@@ -15,13 +15,11 @@ import pytest
 import structlog
 
 from service.cli import main
-from service.config import Address, Settings
+from service.config import Settings
 from service.loop import factory
-from service.server import Server
 from storage import database
 from storage.database import Database, PoolConfig
-from tests import differences, engines, onlookers, secrecy, servers
-from tests.clients import Client
+from tests import differences, engines, onlookers, secrecy, seen, servers
 from tests.emptying import empty_by
 from tests.onlookers import looking_on
 
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager
 
+    from tests.clients import Client
     from tests.onlookers import Onlooker
 
     Command = Callable[..., "Ended"]
@@ -268,12 +267,8 @@ def serve(settings: Settings) -> Serve:
 
     @asynccontextmanager
     async def serving(url: str, **changed: object) -> AsyncIterator[Client]:
-        server = Server(settings.model_copy(update=changed), url)
-        async with (
-            server.serving(Address("127.0.0.1", 0)) as port,
-            Client(f"127.0.0.1:{port}") as connected,
-        ):
-            yield connected
+        async with seen.serving(settings, url, **changed) as made:
+            yield made.client
 
     return serving
 

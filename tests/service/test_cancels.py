@@ -18,14 +18,14 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from tests import factories
 from tests.onlookers import locked_user, until_connections_are, until_idle
 from tests.processes import until
-from tests.service.seen import serving
+from tests.seen import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from service.config import Settings
     from tests.clients import Client
-    from tests.service.seen import Seen
+    from tests.seen import Seen
 
 # Under way at once: more than are taken on, so that some leave a queue.
 CALLERS = 100

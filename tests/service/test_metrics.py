@@ -18,7 +18,7 @@ from tests import factories
 from tests.clients import outcome_of, refusal_of
 from tests.onlookers import locked_user, looking_on, until_waiting_for_a_lock
 from tests.processes import until
-from tests.service.seen import Seen, serving
+from tests.seen import Seen, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
