@@ -17,6 +17,7 @@ from byline.v1.tags_pb2_grpc import TagServiceStub
 from byline.v1.users_pb2_grpc import UserServiceStub
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator, Sequence
@@ -75,6 +76,23 @@ class Client:
             f"/{method}", request_serializer=bytes, response_deserializer=bytes
         )
         return await call(request, metadata=metadata)
+
+    async def reflect(
+        self, version: str = "v1", metadata: Sequence[tuple[str, str]] = ()
+    ) -> set[str]:
+        """Asks reflection, `v1` or `v1alpha`, which services there are.
+
+        The question goes in one piece with the end of the stream. In a stream of its own it may
+        be written after the server has refused the call, for which grpc.aio tells INTERNAL in
+        place of what the server told: https://github.com/grpc/grpc/issues/36066
+        """
+        call = self.channel.unary_stream(
+            f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+            request_serializer=ServerReflectionRequest.SerializeToString,
+            response_deserializer=ServerReflectionResponse.FromString,
+        )(ServerReflectionRequest(list_services="*"), metadata=metadata)
+        (answer,) = [each async for each in call]
+        return {each.name for each in answer.list_services_response.service}
 
 
 @dataclass(frozen=True)

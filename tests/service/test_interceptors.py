@@ -14,7 +14,6 @@ from byline.v1 import resources_pb2
 from byline.v1 import users_pb2 as pb
 from google.protobuf.field_mask_pb2 import FieldMask
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
 
 from service import logs
 from service.admission import Admission
@@ -373,14 +372,7 @@ async def test_health_and_reflection_go_their_own_way(
     await check
     assert "x-request-id" not in dict(await check.trailing_metadata())
 
-    asked = reflection_pb2.ServerReflectionRequest(list_services="*")
-    call = client.channel.stream_stream(
-        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
-        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
-        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
-    )(iter([asked]))
-    (answer,) = [each async for each in call]
-    names = {each.name for each in answer.list_services_response.service}
+    names = await client.reflect(version)
     assert {"byline.v1.UserService", "byline.v1.ProfileService", "grpc.health.v1.Health"} <= names
     assert lines == []
 
