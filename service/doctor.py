@@ -6,9 +6,10 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from service import access, tls
+from service import access, schema, tls
 from service.config import SettingsError, parse_address
 from service.files import FileError
+from service.ports import CannotListen, reserve
 from storage.dialects.facts import facts
 from storage.errors import StorageError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import migrations
     from service.config import Settings
     from storage.database import Database
     from storage.dialects.facts import Facts
@@ -42,6 +44,36 @@ class Finding(NamedTuple):
     def __str__(self) -> str:
         """Returns it as a line for people."""
         return f"{'ok' if self.is_well else 'FAIL':4}  {self.name:<10}  {self.told}"
+
+
+def examine_ports(settings: Settings) -> Iterator[Finding]:
+    """Looks at whether the addresses are free that a server is to listen on."""
+    yield _port("port", settings.listen, "--listen")
+    if settings.metrics_listen is not None:
+        yield _port("metrics", settings.metrics_listen, "--metrics-listen")
+
+
+def _port(name: str, listen: str, flag: str) -> Finding:
+    try:
+        reserved, address = reserve(parse_address(listen))
+    except CannotListen as taken:
+        told = f"{taken}; stop who listens, or set {flag}"
+        return Finding(name, is_well=False, told=told)
+    reserved.close()
+    return Finding(name, is_well=True, told=f"{address} is free")
+
+
+def examine_schema(settings: Settings, status: migrations.Status) -> Finding:
+    """Looks at whether a server would serve a schema that stands so, or bring it to where it can.
+
+    Args:
+        settings: of that server.
+        status: of its database's schema.
+    """
+    if schema.is_to_migrate(settings, status):
+        told = f"{status.current or 'empty'}: serving brings it up to date"
+        return Finding("schema", is_well=True, told=told)
+    return Finding("schema", status.state in schema.SERVED, schema.described(status))
 
 
 def examine_callers(settings: Settings) -> Iterator[Finding]:

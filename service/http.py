@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
+from service.ports import CannotListen
+
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -29,10 +31,6 @@ METHODS = {"GET", "HEAD"}
 
 
 log = structlog.get_logger("byline.http")
-
-
-class CannotListen(Exception):
-    """The pages cannot be had at the address that they were to have."""
 
 
 class Answer(NamedTuple):

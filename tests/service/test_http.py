@@ -11,7 +11,8 @@ import pytest
 
 from service import http
 from service.config import Address
-from service.http import CannotListen, fetch, pages, showing
+from service.http import fetch, pages, showing
+from service.ports import CannotListen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
