@@ -6,9 +6,9 @@ Every call has a line, which for JSON goes past the logger: that took a fifth of
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sys
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -71,13 +71,14 @@ class Lines:
         self._stream.flush()
 
     def _made(self, level: str, at: datetime, tell: Tell) -> bytes:
-        told = tell()
-        line = {**told, **self._told, "event": "call", "level": level, "timestamp": at}
-        if "exc_info" not in told:
-            with suppress(TypeError):  # half a surrogate pair in the caller's name
-                return orjson.dumps(line, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
-        getattr(log, level)("call", **told)
-        return b""
+        line = {**tell(), **self._told, "event": "call", "level": level, "timestamp": at}
+        if "exc_info" in line:
+            line = dict(structlog.processors.format_exc_info(log, level, line))
+        try:
+            return orjson.dumps(line, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+        except TypeError:  # half a surrogate pair in the caller's name
+            line["timestamp"] = f"{at:%Y-%m-%dT%H:%M:%S.%fZ}"
+            return json.dumps(line).encode() + b"\n"
 
 
 # None where lines are not JSON, and nobody has asked for logs.

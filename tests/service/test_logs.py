@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from datetime import datetime
+from functools import partial
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
 from byline.v1 import users_pb2 as pb
 
+from service.logs import Lines
 from service.passwords import Passwords
 from tests import factories
 from tests.clients import outcome_of, refusal_of
 from tests.onlookers import looking_on, with_password
-from tests.processes import calling, serving
+from tests.processes import calling, serving, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,6 +66,29 @@ async def test_no_log_carries_a_password_a_hash_or_a_token(
     assert len({*hashes, old_hash}) == 3
     for secret in (SECRET, WRONG, NEXT, URL_SECRET, "$argon2", old_hash, token, *hashes):
         assert secret not in written
+
+
+async def test_the_lines_of_calls_come_in_their_order_whatever_is_in_them() -> None:
+    stream = BytesIO()
+    lines = Lines(stream, logging.INFO, {"worker": 1})
+    for told in (
+        {"caller": "ada"},
+        {"caller": "half \ud83d a pair"},
+        {"caller": "bob", "exc_info": ValueError("no such thing")},
+        {"caller": "eve"},
+    ):
+        lines.add("info", partial(dict, told))
+    lines.add("debug", dict)
+    await until(lambda: bool(stream.getvalue()))
+    written = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["caller"] for line in written] == ["ada", "half \ud83d a pair", "bob", "eve"]
+    assert written[2]["exception"].endswith("ValueError: no such thing")
+    assert {(line["event"], line["level"], line["worker"]) for line in written} == {
+        ("call", "info", 1)
+    }
+    moments = [line["timestamp"] for line in written]
+    assert all(datetime.fromisoformat(moment).tzinfo for moment in moments)
+    assert moments == sorted(moments)
 
 
 async def use_secrets(client: Client) -> str:
