@@ -34,7 +34,7 @@ def stop_what_is_left(engine: AsyncEngine, errands: Errands) -> None:
     def kill_soon(connection: Any) -> None:  # noqa: ANN401 - the driver's
         errands.begin(partial(_kill, connection.thread_id()))
 
-    ways: dict[str, Callable[[Any], None]] = {"mysql": kill_soon, "sqlite": sqlite.interrupt}
+    ways: dict[str, Callable[[Any], object]] = {"mysql": kill_soon, "sqlite": sqlite.Interrupts}
     stop = ways.get(engine.dialect.name)
     if stop is None:
         return

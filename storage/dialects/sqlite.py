@@ -39,6 +39,8 @@ TOLD = (
 # Without it no row can be written to a table that has a search index. It knows trigrams from 3.34
 # on, and Byline's statements are those of 3.35.
 SEARCH_MODULE = "fts5"
+# Seconds between two times that a statement is told to stop.
+_AGAIN = 0.01
 _NANOSECONDS_OF_A_TICK = 1_000
 
 
@@ -153,15 +155,14 @@ def _bound_statements(engine: AsyncEngine, seconds: float) -> None:
         engine: whose.
         seconds: that a statement may run; 0 for no bound but its caller's deadline.
     """
-    running: dict[object, asyncio.TimerHandle] = {}
+    running: dict[object, Interrupts] = {}
 
     @event.listens_for(engine.sync_engine, "before_cursor_execute")
     def started(connection: Any, *rest: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
         *_, context, _ = rest
         patience = bound(seconds)
         if patience is not None:
-            driver = connection.connection.driver_connection
-            running[context] = asyncio.get_running_loop().call_later(patience, interrupt, driver)
+            running[context] = Interrupts(connection.connection.driver_connection, patience)
 
     @event.listens_for(engine.sync_engine, "after_cursor_execute")
     def ended(_: object, *rest: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
@@ -173,12 +174,33 @@ def _bound_statements(engine: AsyncEngine, seconds: float) -> None:
         stop(error.execution_context)
 
     def stop(context: object) -> None:
-        timer = running.pop(context, None)
-        if timer is not None:
-            timer.cancel()
+        interrupts = running.pop(context, None)
+        if interrupts is not None:
+            interrupts.end()
 
 
-def interrupt(connection: Any) -> None:  # noqa: ANN401 - the driver's
-    """Stops the statement that a connection is at, if it is at one."""
-    with suppress(ValueError):  # it has been closed
-        connection._conn.interrupt()  # noqa: SLF001 - aiosqlite's own waits
+class Interrupts:
+    """Stops the statement of a connection, however late it begins.
+
+    SQLite forgets what it is told while it is at no statement, and the driver's thread comes to
+    one in its own time: it is told again until the connection is closed, or what waits for the
+    statement says that it has ended.
+
+    Args:
+        connection: the driver's.
+        patience: seconds until it is told at first.
+    """
+
+    def __init__(self, connection: Any, patience: float = 0) -> None:  # noqa: ANN401 - the driver's
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._next = self._loop.call_later(patience, self._tell)
+
+    def _tell(self) -> None:
+        with suppress(ValueError, sqlite3.ProgrammingError):  # it has been closed
+            self._connection._conn.interrupt()  # noqa: SLF001 - aiosqlite's own waits
+            self._next = self._loop.call_later(_AGAIN, self._tell)
+
+    def end(self) -> None:
+        """Leaves the connection to its next statement."""
+        self._next.cancel()
