@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from contextlib import suppress
 from functools import partial
@@ -73,6 +74,24 @@ def run(
     """
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(main)
+
+
+def stop_on_signals() -> asyncio.Event:
+    """Returns what SIGTERM and SIGINT set while the running loop runs, and nothing after it.
+
+    The handlers of asyncio's own loop end with it, and who is impatient would then end the process
+    by force, while it ends what it has started.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def heed(*_: object) -> None:
+        with suppress(RuntimeError):  # the loop has been closed
+            loop.call_soon_threadsafe(stop.set)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, heed)
+    return stop
 
 
 async def watch_lag(late: Callable[[float], None]) -> None:

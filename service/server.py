@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,7 @@ from service.credits import Credits
 from service.health import Health
 from service.idempotency import Idempotency
 from service.interceptors import Limits, Pipeline
-from service.loop import watch_lag
+from service.loop import stop_on_signals, watch_lag
 from service.maintenance import Maintenance, jobs
 from service.memory import share_arena, spare
 from service.metrics import Metrics
@@ -269,10 +268,7 @@ async def serve(
     """
     share_arena()
     free_all()
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_on_signals()
     server = Server(settings, database_url)
     found = http.pages(server.metrics, server.is_ready)
     async with http.showing(found, seen_at), server.serving(address) as port:

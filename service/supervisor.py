@@ -21,7 +21,7 @@ import structlog
 from service import http, logs
 from service.config import Address, Settings
 from service.joining import Workers
-from service.loop import run
+from service.loop import run, stop_on_signals
 from service.server import serve
 
 if TYPE_CHECKING:
@@ -47,10 +47,7 @@ async def supervise(
         address: where they listen, all of them.
         started: called once every worker takes calls.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_on_signals()
     with TemporaryDirectory(prefix="byline-") as folder:
         sockets = [Path(folder, str(number)) for number in range(settings.workers)]
         order = json.dumps(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -11,10 +13,12 @@ import grpc.aio
 import pytest
 
 from service import loop
-from tests.processes import until
+from tests.processes import PATIENCE, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 async def test_a_reader_that_takes_one_byte_and_all_there_is_comes_round_once() -> None:
@@ -54,3 +58,28 @@ async def test_it_is_how_grpc_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "at_one_go", counted)
     await asyncio.to_thread(loop.run, serve())
     assert readers == 1
+
+
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Gives signals back to those who heeded them before the test."""
+    before = [(number, signal.getsignal(number)) for number in STOPS]
+    yield
+    for number, heed in before:
+        signal.signal(number, heed)
+
+
+@pytest.mark.parametrize("make", {asyncio.new_event_loop, loop.factory})
+@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.usefixtures("heeded")
+def test_a_signal_ends_what_waits_for_it_and_another_one_not_what_comes_after(
+    number: signal.Signals, make: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def wait_to_be_stopped() -> None:
+        stop = loop.stop_on_signals()
+        os.kill(os.getpid(), number)
+        await asyncio.wait_for(stop.wait(), PATIENCE)
+
+    loop.run(wait_to_be_stopped(), make)
+    for each in STOPS:
+        signal.raise_signal(each)
