@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     Serve = Callable[..., AbstractAsyncContextManager[Client]]
 
 ON_EVERY_KIND = {"storage", "service"}
+# How long a pool's callers wait where a test does not say: a machine that stalls fails none.
+PATIENT = {"wait": 60.0, "connect_timeout": 60.0}
 SERVERS = pytest.StashKey[list[engines.Engine]]()
 
 _numbers = itertools.count(1)
@@ -228,7 +230,7 @@ async def opened(db_url: str) -> AsyncIterator[Open]:
     made: list[Database] = []
 
     def open_(**config: Any) -> Database:  # noqa: ANN401 - any field of PoolConfig
-        made.append(Database(db_url, PoolConfig(**config)))
+        made.append(Database(db_url, PoolConfig(**PATIENT | config)))
         return made[-1]
 
     yield open_
@@ -252,6 +254,9 @@ def settings() -> Settings:
         # Nothing is done behind a test's back.
         maintenance_interval=3600,
         drain_pause=0,
+        connect_timeout=PATIENT["connect_timeout"],
+        pool_wait=PATIENT["wait"],
+        slow_call=0,
         # As many calls at once as a test makes.
         call_queue=100,
         hash_time_cost=1,

@@ -31,6 +31,8 @@ SETTINGS = {
     "max_connections": "400",
     # Its workers are a superuser's, whom the role that drops the databases of tests may not end.
     "autovacuum": "off",
+    # Who waits looks for a deadlock once. A test that makes one has this long to complete it.
+    "deadlock_timeout": "3s",
 }
 # Each kind of server, and how to get it. The embedded one is always there.
 KINDS = {

@@ -252,9 +252,9 @@ async def test_a_unique_value_goes_to_one_of_many(db: Database) -> None:
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("statement_timeout", "1500ms"),
-        ("lock_timeout", "2500ms"),
-        ("idle_in_transaction_session_timeout", "1500ms"),
+        ("statement_timeout", "90500ms"),
+        ("lock_timeout", "80500ms"),
+        ("idle_in_transaction_session_timeout", "90500ms"),
         ("application_name", "byline"),
         ("timezone", "UTC"),
         ("jit", "off"),
@@ -263,13 +263,13 @@ async def test_a_unique_value_goes_to_one_of_many(db: Database) -> None:
 async def test_every_transaction_is_told_the_same(
     opened: Open, way: str, setting: str, value: str
 ) -> None:
-    db = opened(statement_timeout=1.5, lock_timeout=2.5)
+    db = opened(statement_timeout=90.5, lock_timeout=80.5)
     assert await setting_of(db, setting, way) == value
 
 
 @pytest.mark.parametrize("way", ["read", "snapshot", "transaction"])
 async def test_a_statement_that_takes_too_long_is_stopped(opened: Open, url: str, way: str) -> None:
-    db = opened(statement_timeout=0.5)
+    db = opened(statement_timeout=1.0)
 
     async def sleep() -> None:
         if way == "transaction":
@@ -287,7 +287,7 @@ async def test_a_statement_that_takes_too_long_is_stopped(opened: Open, url: str
 
 async def test_a_statement_that_has_not_begun_in_time_is_stopped(opened: Open, url: str) -> None:
     """A table that is locked holds up even what describes a statement."""
-    db = opened(statement_timeout=0.3)
+    db = opened(statement_timeout=1.0)
     async with connected(url) as other, other.transaction():
         await other.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(StatementTimeout):
@@ -305,7 +305,7 @@ async def test_a_lock_that_is_not_granted_in_time_is_told_so(opened: Open, url: 
 
 
 async def test_a_transaction_that_idles_is_ended(opened: Open, url: str) -> None:
-    db = opened(statement_timeout=0.3)
+    db = opened(statement_timeout=1.0)
 
     async def idle() -> None:
         async with db.transaction() as tx:

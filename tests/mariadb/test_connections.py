@@ -57,14 +57,14 @@ async def test_rows_that_are_passed_over_are_neither_asked_after_nor_told_of(
         ("collation_connection", MYSQL_COLLATION),
         ("tx_isolation", "READ-COMMITTED"),
         ("time_zone", "+00:00"),
-        ("max_statement_time", 1.5),
-        ("innodb_lock_wait_timeout", 2),
+        ("max_statement_time", 90.5),
+        ("innodb_lock_wait_timeout", 91),
         ("autocommit", 1),
     ],
 )
 async def test_every_connection_is_told_the_same(
     opened: Open, setting: str, value: str | float
 ) -> None:
-    db = opened(statement_timeout=1.5, lock_timeout=1.5)
+    db = opened(statement_timeout=90.5, lock_timeout=90.5)
     async with db.read() as read:
         assert (await read.execute(text(f"SELECT @@{setting}"))).scalar_one() == value

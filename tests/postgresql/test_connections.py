@@ -82,16 +82,16 @@ async def test_a_read_is_one_statement_and_nothing_around_it(db: Database) -> No
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("statement_timeout", "1500ms"),
-        ("lock_timeout", "2500ms"),
-        ("idle_in_transaction_session_timeout", "1500ms"),
+        ("statement_timeout", "90500ms"),
+        ("lock_timeout", "80500ms"),
+        ("idle_in_transaction_session_timeout", "90500ms"),
         ("application_name", "byline"),
         ("timezone", "UTC"),
         ("jit", "off"),
     ],
 )
 async def test_every_connection_is_told_the_same(opened: Open, setting: str, value: str) -> None:
-    db = opened(statement_timeout=1.5, lock_timeout=2.5)
+    db = opened(statement_timeout=90.5, lock_timeout=80.5)
     async with db.read() as read:
         assert (await read.execute(text(f"SHOW {setting}"))).scalar_one() == value
 

@@ -23,9 +23,9 @@ TOLD = text("""
 @pytest.mark.parametrize(
     ("seconds", "lock", "statement"),
     [
-        (60.0, (10_000, 10_000), (30_000, 30_000)),
-        (20.0, (10_000, 10_000), (1, 20_000)),
-        (5.0, (1, 4_900), (1, 5_000)),
+        (9000.0, (4_000_000, 4_000_000), (8_000_000, 8_000_000)),
+        (5000.0, (4_000_000, 4_000_000), (1, 5_000_000)),
+        (1000.0, (1, 999_900), (1, 1_000_000)),
     ],
 )
 async def test_a_transaction_is_told_the_closer_bound_in_the_round_trip_of_its_begin(
@@ -36,7 +36,9 @@ async def test_a_transaction_is_told_the_closer_bound_in_the_round_trip_of_its_b
     statement: tuple[int, int],
 ) -> None:
     async with counted(database_url, tmp_path) as count:
-        db = Database(count.url, PoolConfig(size=1, overflow=0))
+        db = Database(
+            count.url, PoolConfig(size=1, overflow=0, statement_timeout=8000, lock_timeout=4000)
+        )
         async with db.transaction() as tx:
             await tx.execute(TOLD)
         before = count.round_trips
@@ -51,4 +53,4 @@ async def test_a_transaction_is_told_the_closer_bound_in_the_round_trip_of_its_b
         await db.close()
     assert lock[0] <= told["lock_timeout"] <= lock[1]
     assert statement[0] <= told["statement_timeout"] <= statement[1]
-    assert left == {"lock_timeout": 10_000, "statement_timeout": 30_000}
+    assert left == {"lock_timeout": 4_000_000, "statement_timeout": 8_000_000}

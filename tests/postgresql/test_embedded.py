@@ -227,7 +227,7 @@ def test_a_server_that_was_killed_and_has_become_a_zombie_is_started_again(made:
     with adopting(), _held(made) as held:
         held.kill()
         os.kill(held.server, signal.SIGKILL)
-        asyncio.run(until(lambda: is_zombie(held.server)))
+        asyncio.run(until(lambda: is_zombie(held.server) and not working_in(made)))
         assert _run_once(made) != held.server
         assert is_zombie(held.server)
 
@@ -239,7 +239,8 @@ def test_a_server_that_was_killed_and_whose_pid_somebody_else_has_is_started_aga
     with _held(made) as held:
         held.kill()
         os.kill(held.server, signal.SIGKILL)
-    _await_end(held.server)
+    # Its children have its memory until they have ended too.
+    asyncio.run(until(lambda: not working_in(made)))
     with _idling_as(pwd.getpwuid((made / "postgres").stat().st_uid).pw_name) as pid:
         file = made / "postgres/postmaster.pid"
         file.write_text(file.read_text().replace(str(held.server), str(pid), 1))

@@ -27,7 +27,7 @@ from service.plans import Explainer
 from storage.database import Database
 from storage.errors import Contention, DatabaseDown, NotFound
 from tests import factories
-from tests.clients import Client, outcome_of, refusal_of
+from tests.clients import Client, Refusal, outcome_of, refusal_of
 from tests.onlookers import locked_user, until_nobody_waits, until_waiting_for_a_lock
 from tests.processes import until
 
@@ -85,7 +85,7 @@ async def scripted(
     database = Database(NOWHERE)
     idempotency = Idempotency(database, passwords, None)
     admission = Admission(Settings(_env_file=None))
-    pipeline = Pipeline(limits or Limits(), idempotency, admission, Explainer(database))
+    pipeline = Pipeline(limits or Limits(slow=0), idempotency, admission, Explainer(database))
     server = grpc.aio.server(interceptors=[pipeline])
     server.add_generic_rpc_handlers((service,))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -205,8 +205,8 @@ async def test_a_failed_call_leaves_nothing_for_the_garbage_collector_to_find(
         (Limits(default=0.05), None),
         (Limits(longest=0.05), LONG),
         (Limits(default=LONG, longest=0.05), None),
-        # A second before the caller's own deadline, which is when its own library gives up.
-        (Limits(margin=1.0), 1.5),
+        # Before the caller's own deadline, which is when its own library gives up.
+        (Limits(margin=LONG - 0.5), LONG),
     ],
 )
 async def test_a_call_that_takes_too_long_ends_with_a_status(
@@ -234,8 +234,8 @@ async def test_a_timeout_that_is_not_the_calls_own_is_a_fault() -> None:
 @pytest.fixture
 def early(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the machine is, has the database give up before the caller leaves."""
-    monkeypatch.setattr("storage.usage.margin", lambda left: left / 2)
-    monkeypatch.setattr("storage.dialects.postgresql.margin", lambda left: left / 2)
+    monkeypatch.setattr("storage.usage.margin", lambda left: left - 1.5)
+    monkeypatch.setattr("storage.dialects.postgresql.margin", lambda left: left - 1.5)
 
 
 @pytest.mark.parametrize(
@@ -244,11 +244,11 @@ def early(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"lock_timeout": 0.1}, {}),
         # SQLite's statement has not begun.
         (
-            {"default_deadline": 5.0, "lock_timeout": 0, "statement_timeout": 0.1},
+            {"default_deadline": LONG, "lock_timeout": 0, "statement_timeout": 1.0},
             {"postgresql": "STATEMENT", "mysql": "STATEMENT"},
         ),
-        ({"default_deadline": 2.0}, {}),
-        ({"default_deadline": 2.0, "lock_timeout": 0, "statement_timeout": 0}, {}),
+        ({"default_deadline": LONG}, {}),
+        ({"default_deadline": LONG, "lock_timeout": 0, "statement_timeout": 0}, {}),
     ],
 )
 @pytest.mark.usefixtures("early")
@@ -270,24 +270,29 @@ async def test_a_deadline_says_where_the_time_went(
 
 
 @pytest.mark.parametrize(
-    ("limits", "code", "retry_after"),
+    ("limits", "told"),
     [
-        ({"deadline_margin": LONG - 0.5}, Code.DEADLINE_EXCEEDED, None),
-        ({"pool_wait": 0.1}, Code.UNAVAILABLE, 0.5),
+        ({"default_deadline": 0.5}, (Code.DEADLINE_EXCEEDED, None)),
+        ({"pool_wait": 0.1}, (Code.UNAVAILABLE, 0.5)),
     ],
 )
 async def test_a_wait_for_a_connection_is_told_from_a_slow_database(
-    serve: Serve, database_url: str, limits: dict[str, float], code: Code, retry_after: float | None
+    serve: Serve,
+    db: Database,
+    database_url: str,
+    limits: dict[str, float],
+    told: tuple[Code, float | None],
 ) -> None:
+    made = await factories.add_user(db)
     async with serve(database_url, pool_size=1, pool_overflow=0, **limits) as client:
-        made = await factories.create_user(client)
         async with locked_user(database_url, made.id):
-            first = asyncio.ensure_future(rename(client, made.id))
+            call = client.users.UpdateUser(renaming(made.id), timeout=LONG)
+            first = asyncio.ensure_future(outcome_of(call))
             await until_waiting_for_a_lock(database_url)
-            refusal = await refusal_of(client.users.GetUser(NOBODY, timeout=LONG))
-        await first
-    assert refusal.what == (code, "byline/POOL_WAIT", ("", ""))
-    assert refusal.retry_after == retry_after
+            refusal = await refusal_of(client.users.GetUser(NOBODY))
+        assert not isinstance(await first, Refusal)
+    assert refusal.reason == "POOL_WAIT"
+    assert (refusal.code, refusal.retry_after) == told
 
 
 # Retries

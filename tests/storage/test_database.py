@@ -557,7 +557,7 @@ async def test_a_lock_that_is_not_granted_in_time_is_told_so(opened: Open, share
 
 
 async def test_a_statement_that_takes_too_long_is_stopped(opened: Open) -> None:
-    db = opened(statement_timeout=0.3)
+    db = opened(statement_timeout=1.0)
     with pytest.raises(StatementTimeout):
         async with db.read() as read:
             await for_ever(read)
@@ -568,7 +568,7 @@ async def test_a_statement_that_takes_too_long_is_stopped(opened: Open) -> None:
 async def test_a_transaction_that_idles_longer_than_a_statement_may_take_is_ended(
     opened: Open, shared_url: str
 ) -> None:
-    db = opened(statement_timeout=0.3)
+    db = opened(statement_timeout=1.0)
 
     async def idle() -> None:
         async with db.transaction() as tx:
@@ -813,7 +813,7 @@ async def test_usage_says_what_its_caller_waits_for(opened: Open, shared_url: st
 
 
 async def test_who_gave_up_waits_for_nothing(opened: Open) -> None:
-    db = opened(size=1, overflow=0, wait=0.05, statement_timeout=0.3)
+    db = opened(size=1, overflow=0, wait=0.05, statement_timeout=1.0)
     async with used() as mine:
         async with db.read() as read:
             with pytest.raises(PoolTimeout):

@@ -319,16 +319,14 @@ async def test_what_holds_one_up_fails_no_other(
 ) -> None:
     together = Together(patient_for_a_moment)
     hot, locked, a, b = await factories.add_users_with(db, 10, 10, 10, 10)
-    async with locked_account(shared_url, hot):
-        first = begin(together, transfer(a, hot, 1))
-        await until_waiting_for_a_lock(shared_url)
-        held_up = begin(together, transfer(locked, hot, 1), 1)
-        others = [begin(together, transfer(each, hot, 1)) for each in (a, b)]
-        await asyncio.sleep(0)
-        lock = locked_account(shared_url, locked)
-        await lock.__aenter__()
-    outcomes = await all_of([first, held_up, *others])
-    await lock.__aexit__(None, None, None)
+    async with locked_account(shared_url, locked):
+        async with locked_account(shared_url, hot):
+            first = begin(together, transfer(a, hot, 1))
+            await until_waiting_for_a_lock(shared_url)
+            held_up = begin(together, transfer(locked, hot, 1), 1)
+            others = [begin(together, transfer(each, hot, 1)) for each in (a, b)]
+            await asyncio.sleep(0)
+        outcomes = await all_of([first, held_up, *others])
     assert [type(each) for each in outcomes if isinstance(each, Exception)] == [LockTimeout]
     assert isinstance(outcomes[1], LockTimeout)
     assert await balances(db, [hot, locked, a, b]) == [13, 10, 8, 9]
@@ -338,8 +336,8 @@ async def test_what_holds_one_up_fails_no_other(
 
 @pytest.fixture
 async def patient_for_a_moment(shared_url: str) -> AsyncIterator[Database]:
-    """The database, for those who wait for a lock for a second at most."""
-    database = Database(shared_url, PoolConfig(lock_timeout=1.0))
+    """The database, for those who wait for a lock for a moment only."""
+    database = Database(shared_url, PoolConfig(lock_timeout=3.0))
     yield database
     await database.close()
 

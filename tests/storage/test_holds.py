@@ -178,15 +178,16 @@ async def test_what_an_expired_hold_held_can_be_spent_at_once(db: Database) -> N
 async def test_a_hold_expires_by_the_clock(db: Database) -> None:
     ada, bob = await factories.add_users_with(db, 10, 0)
     made = await make(db, hold(ada, bob, 4, timedelta(seconds=1)))
-    assert made.state is State.PENDING
-    assert await release_expired(db) == 0
+    later = await make(db, hold(ada, bob, 1, timedelta(hours=1)))
+    assert (made.state, later.state) == (State.PENDING, State.PENDING)
 
     async def has_expired() -> bool:
         return (await get(db, made.id)).state is State.EXPIRED
 
     await until(has_expired)
     assert await release_expired(db) == 1
-    assert await balances(db, ada, bob) == [(10, 0), (0, 0)]
+    assert (await get(db, later.id)).state is State.PENDING
+    assert await balances(db, ada, bob) == [(9, 1), (0, 0)]
 
 
 async def test_expired_holds_are_noted_some_at_a_time_those_first_that_expired_first(
@@ -264,16 +265,17 @@ async def test_a_hold_that_expires_while_its_end_waits_has_expired(
     db: Database, shared_url: str, end: End
 ) -> None:
     ada, bob = await factories.add_users_with(db, 10, 0)
-    made = await make(db, hold(ada, bob, 4, timedelta(seconds=1)))
+    async with looking_on(shared_url) as other:
+        made = await make(db, hold(ada, bob, 4, timedelta(seconds=3)))
 
-    async def has_expired() -> bool:
-        return (await get(db, made.id)).state is State.EXPIRED
+        async def has_expired() -> bool:
+            return (await get(db, made.id)).state is State.EXPIRED
 
-    async with looking_on(shared_url) as other, other.transaction():
-        await other.lock("credit_accounts", user_id=ada)
-        ending = asyncio.create_task(end(db, made.id))
-        await until_waiting_for_a_lock(shared_url)
-        await until(has_expired)
+        async with other.transaction():
+            await other.lock("credit_accounts", user_id=ada)
+            ending = asyncio.create_task(end(db, made.id))
+            await until_waiting_for_a_lock(shared_url)
+            await until(has_expired)
     with pytest.raises(HoldResolved) as refused:
         await ending
     assert refused.value.state is State.EXPIRED
