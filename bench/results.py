@@ -129,23 +129,28 @@ class Results:
         return next(found, None)
 
     def floors(self, entry: Entry) -> float | None:
-        """Returns how often the floor's CPU the server takes for a call, round by round."""
+        """Returns how often the floor's CPU the server takes for a call, round by round.
+
+        None where the floor was not measured, or for less than the system's clock tells.
+        """
         floor = self.entry(entry.scenario, FLOOR)
         if floor is None:
             return None
         pairs = zip(entry.rounds, floor.rounds, strict=True)
-        return median(one.server_us / other.server_us for one, other in pairs)
+        ratios = [one.server_us / other.server_us for one, other in pairs if other.server_us]
+        return median(ratios) if ratios else None
 
     def tutorials(self, entry: Entry) -> float | None:
         """Returns how often the CPU of server and database the tutorial takes, round by round.
 
-        None of the floor, which does less.
+        None of the floor, which does less, and where nothing was measured, as for `floors`.
         """
         tutorial = self.entry(entry.scenario, TUTORIAL)
         if tutorial is None or entry.server == FLOOR:
             return None
         pairs = zip(entry.rounds, tutorial.rounds, strict=True)
-        return median(other.total_us / one.total_us for one, other in pairs)
+        ratios = [other.total_us / one.total_us for one, other in pairs if one.total_us]
+        return median(ratios) if ratios else None
 
 
 RESULTS = TypeAdapter(Results)

@@ -33,6 +33,12 @@ def _results(floor_us: float, byline_us: float) -> Results:
     )
 
 
+def test_what_took_less_than_the_clock_tells_is_compared_with_nothing() -> None:
+    results = _results(0, 100)
+    (entry,) = (each for each in results.entries if each.server == "byline")
+    assert results.floors(entry) is None
+
+
 def _written(file: Path, results: Results) -> str:
     file.write_bytes(RESULTS.dump_json(results))
     return str(file)
@@ -62,7 +68,9 @@ def test_a_run_measures_every_scenario_on_every_server(
         assert entry.median.rate > 0
         assert entry.median.p50 <= entry.median.p90 <= entry.median.p99 <= entry.median.p999
         assert (entry.statements is None) == (entry.server == "floor")
-        assert results.floors(entry) is not None or entry.median.server_us == 0
+        floor = results.entry(entry.scenario, "floor")
+        assert floor is not None
+        assert (results.floors(entry) is None) == (floor.median.server_us == 0)
     assert [(each.scenario, each.server) for each in results.curves] == found[:3]
     assert set(results.memory) == {"floor", "tutorial", "byline"}
     assert results.statement_ms
