@@ -91,8 +91,9 @@ class Byline:
 
     def logged(self, event: str) -> list[dict[str, Any]]:
         """Its log lines about an event."""
-        lines = self.complaint.splitlines()
-        parsed = [json.loads(line) for line in lines if line.startswith("{")]
+        # The last line may be half written.
+        lines = self.complaint.splitlines(keepends=True)
+        parsed = [json.loads(line) for line in lines if line.startswith("{") and line[-1] == "\n"]
         return [line for line in parsed if line["event"] == event]
 
     async def started(self) -> None:

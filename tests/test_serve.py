@@ -232,7 +232,7 @@ async def test_two_that_migrate_one_database_at_once_both_serve(
 async def test_a_drain_lets_load_balancers_and_calls_finish(
     database_url: str, tmp_path: Path
 ) -> None:
-    flags = ("--database-url", database_url, "--drain-pause", 3, "--lock-timeout", 0)
+    flags = ("--database-url", database_url, "--drain-pause", 5, "--lock-timeout", 0)
     async with serving(tmp_path, *flags) as byline, calling(byline) as client:
         user = await factories.create_user(client)
         health = client.health.Watch(health_pb2.HealthCheckRequest())

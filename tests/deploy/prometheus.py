@@ -70,7 +70,12 @@ async def watching(address: str, folder: Path) -> AsyncIterator[Prometheus]:
         f"--storage.tsdb.path={folder / 'data'}",
         "--web.listen-address=127.0.0.1:0",
     ]
-    with servers.process(command, log, lambda: "ready to receive" in log.read_text()):
-        found = re.search(r'"Listening on" address=(\S+)', log.read_text())
-        assert found, log.read_text()
-        yield Prometheus(f"http://{found[1]}")
+
+    def address_if_ready() -> str | None:
+        """Reads the log, in which either line may come first."""
+        said = log.read_text()
+        found = re.search(r'"Listening on" address=(\S+)', said)
+        return found[1] if found and "ready to receive" in said else None
+
+    with servers.process(command, log, lambda: address_if_ready() is not None):
+        yield Prometheus(f"http://{address_if_ready()}")

@@ -43,7 +43,10 @@ ALL = ("Logic", *TAGS)
 # Longer than any test takes.
 FOR_EVER = AtOnce(select(func.pg_sleep(60), text(":lock_timeout")))
 
-SLEEPERS = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+SLEEPERS = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event = 'PgSleep'
+"""
 
 
 def is_among(tag: str, names: Iterable[str]) -> bool:

@@ -12,6 +12,7 @@ from grpc_channelz.v1.channelz_pb2_grpc import ChannelzStub
 
 from tests.certificates import bearer, token_line
 from tests.clients import refusal_of
+from tests.processes import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,10 +32,19 @@ async def test_calls_and_connections_are_told(client: Client) -> None:
     for _ in range(3):
         await client.users.CountUsers(users_pb2.CountUsersRequest())
     channelz = channelz_of(client)
-    found = (await channelz.GetServers(pb.GetServersRequest())).server
-    # Other servers of the process are told too.
-    server = max(found, key=lambda each: each.ref.server_id)
-    assert server.data.calls_succeeded >= 3
+
+    async def newest() -> pb.Server:
+        # Other servers of the process are told too.
+        found = (await channelz.GetServers(pb.GetServersRequest())).server
+        server: pb.Server = max(found, key=lambda each: each.ref.server_id)
+        return server
+
+    async def has_counted() -> bool:
+        return bool((await newest()).data.calls_succeeded >= 3)
+
+    # A call is counted after its answer.
+    await until(has_counted)
+    server = await newest()
     request = pb.GetServerSocketsRequest(server_id=server.ref.server_id)
     (connection,) = (await channelz.GetServerSockets(request)).socket_ref
     told = await channelz.GetSocket(pb.GetSocketRequest(socket_id=connection.socket_id))

@@ -11,7 +11,7 @@ from argon2 import PasswordHasher, Type, extract_parameters
 
 from service.errors import Overloaded
 from service.passwords import Passwords
-from tests.processes import until
+from tests.processes import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,7 @@ def hold(monkeypatch: pytest.MonkeyPatch, passwords: Passwords) -> Iterator[Hold
     def wait(_: PasswordHasher, password: bytes) -> str:
         held.reached.set()
         # A hash that should have been refused ends, too, and its test fails.
-        held.ended.wait(10)
+        held.ended.wait(PATIENCE)
         return password.decode()
 
     monkeypatch.setattr(PasswordHasher, "hash", wait)

@@ -40,6 +40,11 @@ def client(emptied_url: str, shared_client: Client) -> Client:
     return shared_client
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "PATIENCE", 60.0)
+
+
 async def trailers_of(call: Any) -> list[tuple[str, str]]:  # noqa: ANN401 - of any method
     await call
     return [(str(key), str(value)) for key, value in await call.trailing_metadata()]

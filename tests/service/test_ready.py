@@ -11,6 +11,11 @@ from service.config import Address
 from service.http import pages, showing
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ready, "PATIENCE", 60.0)
+
+
 @pytest.fixture
 async def free() -> Address:
     """An address that nobody listens on."""

@@ -104,8 +104,8 @@ async def test_a_stop_does_not_wait_for_workers_that_are_still_starting(
         children = _children(byline.pid)
         assert await byline.stop() == 0
         assert not any(map(is_running, children))
-        # Only if they were quicker than the signal are all of them ready.
-        assert len(byline.logged("worker started")) < 2 or "Ctrl-C" in byline.output
+        # Only if they were quicker than the signal are all of them ready; such a one drains.
+        assert len(byline.logged("worker started")) < 2 or byline.logged("draining")
     finally:
         byline.kill()
 
