@@ -69,7 +69,7 @@ def heeded() -> Iterator[None]:
         signal.signal(number, heed)
 
 
-@pytest.mark.parametrize("make", {asyncio.new_event_loop, loop.factory})
+@pytest.mark.parametrize("make", [asyncio.new_event_loop, loop.factory])
 @pytest.mark.parametrize("number", STOPS)
 @pytest.mark.usefixtures("heeded")
 def test_a_signal_ends_what_waits_for_it_and_another_one_not_what_comes_after(
