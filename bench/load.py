@@ -210,12 +210,10 @@ class _Calls:
         """Begins a call when one has been answered."""
 
         async def keep_calling() -> None:
-            begun = time.perf_counter()
-            while True:
-                # One at least, however short the time and late the machine.
+            # One at least, however short the time and late the machine.
+            await self.once(time.perf_counter())
+            while (begun := time.perf_counter()) < end:
                 await self.once(begun)
-                if (begun := time.perf_counter()) >= end:
-                    return
 
         await asyncio.gather(*(keep_calling() for _ in range(self._order.in_flight)))
 

@@ -12,6 +12,8 @@ from pydantic import TypeAdapter
 from bench.measurement import MICRO
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from bench.measurement import Measurement
 
 FLOOR, TUTORIAL, BYLINE = "floor", "tutorial", "byline"
@@ -137,8 +139,7 @@ class Results:
         if floor is None:
             return None
         pairs = zip(entry.rounds, floor.rounds, strict=True)
-        ratios = [one.server_us / other.server_us for one, other in pairs if other.server_us]
-        return median(ratios) if ratios else None
+        return _ratio((one.server_us, other.server_us) for one, other in pairs)
 
     def tutorials(self, entry: Entry) -> float | None:
         """Returns how often the CPU of server and database the tutorial takes, round by round.
@@ -149,8 +150,12 @@ class Results:
         if tutorial is None or entry.server == FLOOR:
             return None
         pairs = zip(entry.rounds, tutorial.rounds, strict=True)
-        ratios = [other.total_us / one.total_us for one, other in pairs if one.total_us]
-        return median(ratios) if ratios else None
+        return _ratio((other.total_us, one.total_us) for one, other in pairs)
+
+
+def _ratio(rounds: Iterable[tuple[float, float]]) -> float | None:
+    ratios = [one / other for one, other in rounds if other]
+    return median(ratios) if ratios else None
 
 
 RESULTS = TypeAdapter(Results)
