@@ -77,9 +77,7 @@ class Client:
         )
         return await call(request, metadata=metadata)
 
-    async def reflect(
-        self, version: str = "v1", metadata: Sequence[tuple[str, str]] = ()
-    ) -> set[str]:
+    async def reflect(self, version: str, metadata: Sequence[tuple[str, str]] = ()) -> set[str]:
         """Asks reflection, `v1` or `v1alpha`, which services there are.
 
         The question goes in one piece with the end of the stream. In a stream of its own it may

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tests.onlookers import Onlooker
 
     Command = Callable[..., "Ended"]
+    GiveUpAfter = Callable[[float], None]
     Open = Callable[..., Database]
     Serve = Callable[..., AbstractAsyncContextManager[Client]]
 
@@ -252,6 +253,17 @@ async def opened(db_url: str) -> AsyncIterator[Open]:
 async def db(opened: Open) -> Database:
     """A migrated database with nothing in it."""
     return opened()
+
+
+@pytest.fixture
+def give_up_after(monkeypatch: pytest.MonkeyPatch) -> GiveUpAfter:
+    """Has the database give up in so many seconds, however slow the machine and far a deadline."""
+
+    def give_up(seconds: float) -> None:
+        for module in ("storage.usage", "storage.dialects.postgresql"):
+            monkeypatch.setattr(f"{module}.margin", lambda left: left - seconds)
+
+    return give_up
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ from tests.clients import Client
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    import grpc
+
     from service.config import Settings
 
 
@@ -36,11 +38,17 @@ class Seen(NamedTuple):
 
 
 @asynccontextmanager
-async def serving(settings: Settings, url: str, **changed: object) -> AsyncIterator[Seen]:
+async def serving(
+    settings: Settings,
+    url: str,
+    credentials: grpc.ChannelCredentials | None = None,
+    /,
+    **changed: object,
+) -> AsyncIterator[Seen]:
     """Starts a server with other settings where given, and yields it with a client."""
     server = Server(settings.model_copy(update=changed), url)
     async with (
         server.serving(Address("127.0.0.1", 0)) as port,
-        Client(f"127.0.0.1:{port}") as client,
+        Client(f"127.0.0.1:{port}", credentials) as client,
     ):
         yield Seen(server, client)

@@ -18,7 +18,7 @@ from service.access import check
 from service.config import Address, SettingsError
 from service.files import FileError
 from service.policy import Access, access_needed, name_of
-from service.server import Server
+from tests import seen
 from tests.certificates import (
     AUDIENCE,
     ISSUER,
@@ -102,12 +102,8 @@ async def serving(
     credentials: grpc.ChannelCredentials | None = None,
 ) -> AsyncIterator[Client]:
     """A client of a server without a database, with other settings."""
-    server = Server(settings.model_copy(update=changed), NOWHERE)
-    async with (
-        server.serving(LOOPBACK._replace(port=0)) as port,
-        Client(f"127.0.0.1:{port}", credentials) as client,
-    ):
-        yield client
+    async with seen.serving(settings, NOWHERE, credentials, **changed) as made:
+        yield made.client
 
 
 @pytest.fixture
@@ -227,10 +223,12 @@ async def test_reflection_takes_the_access_that_the_settings_say(
 ) -> None:
     metadata = bearer(f"{who} token") if who else ()
     async with serving(settings, {**asking, "reflection_access": needed}) as client:
-        outcome: Any = await outcome_of(client.reflect(metadata=metadata))
-    assert getattr(outcome, "code", None) is code
-    if code is None:
-        assert "byline.v1.UserService" in outcome
+        outcomes: list[Any] = [
+            await outcome_of(client.reflect(version, metadata)) for version in ("v1", "v1alpha")
+        ]
+    for outcome in outcomes:
+        assert getattr(outcome, "code", None) is code
+        assert code is not None or "byline.v1.UserService" in outcome
 
 
 async def test_tokens_and_policy_change_with_their_files_and_broken_ones_count_for_nothing(

@@ -158,6 +158,7 @@ async def test_writes_that_wait_are_bounded_and_keep_nobody_else_waiting(
             health = await client.health.Check(asked, timeout=LONG)
             return health.status == health.SERVING
 
+        await until(is_serving)
         async with locked_table(database_url, "tags"):
             first = create_tag(client)
             await until_waiting_for_a_lock(database_url)
@@ -168,7 +169,7 @@ async def test_writes_that_wait_are_bounded_and_keep_nobody_else_waiting(
                 assert isinstance(refusal, Refusal)
                 assert (refusal.what, refusal.retry_after) == (OVERLOADED, 0.5)
             # Who asks for health, reads or administers has a share that nobody else takes.
-            await until(is_serving)
+            assert await is_serving()
             await client.users.CountUsers(pb.CountUsersRequest(), timeout=LONG)
             await client.credits.AuditCredits(credits_pb2.AuditCreditsRequest(), timeout=LONG)
         answers = await asyncio.gather(first, *calls)

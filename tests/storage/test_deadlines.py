@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from storage.database import Database, Transaction
-    from tests.conftest import Open
+    from tests.conftest import GiveUpAfter, Open
 
 SOON, LONG = 0.3, 60.0
 ONE = text("SELECT 1")
@@ -59,11 +59,9 @@ async def test_a_statement_of_a_transaction_ends_with_the_deadline(
 
 @pytest.mark.parametrize("bounds", [{}, {"statement_timeout": 0, "lock_timeout": 0}])
 async def test_a_wait_for_a_lock_ends_with_the_deadline_and_is_told_as_one(
-    opened: Open, shared_url: str, bounds: dict[str, float], monkeypatch: pytest.MonkeyPatch
+    opened: Open, shared_url: str, bounds: dict[str, float], give_up_after: GiveUpAfter
 ) -> None:
-    # However slow the machine is, the bound of locks is the closer one.
-    for module in ("storage.usage", "storage.dialects.postgresql"):
-        monkeypatch.setattr(f"{module}.margin", lambda left: left - SOON)
+    give_up_after(SOON)
     db = opened(size=1, overflow=0, **bounds)
     made = await factories.add_user(db)
     async with locked_user(shared_url, made.id):
