@@ -35,6 +35,8 @@ MARIADB_SETTINGS = {
     "innodb-doublewrite": "0",
     "innodb-buffer-pool-size": "256M",
     "max-connections": "400",
+    # Its socket refuses at once who finds no room in the queue, in which those stay who left.
+    "back-log": "4000",
     "skip-log-bin": "1",
     "skip-networking": "1",
 }
